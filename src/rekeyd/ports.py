@@ -1,0 +1,638 @@
+"""What the rules need from the outside, as protocols. Adapters implement them; tests/world.py does too.
+
+Rules for every implementation:
+* Foreign exceptions are wrapped into `rekeyd.errors`; no response body, no secret in a message.
+* A call that changes something outside takes a `guard` and calls it last, right before the request leaves
+  (after signing): it raises `LeaseLostError` and then nothing must be sent.
+* A lost answer to a change is `OutcomeUnknownError`; `TemporaryError` promises that nothing happened.
+* Reads retry by themselves; changes never do.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from rekeyd.core.model import (
+    AccessKey,
+    AccessKeyId,
+    AccountId,
+    CreateIntent,
+    JournalFacts,
+    KeyStatus,
+    LastUse,
+    Place,
+    Principal,
+    Proof,
+    PublishNote,
+    RetireWhy,
+    Rotation,
+    RotationId,
+    RotationKind,
+    UserId,
+    VaultHistory,
+    VaultSeen,
+)
+from rekeyd.core.reasons import Reason
+from rekeyd.core.secret import Secret
+
+Guard = Callable[[], None]
+"""Raises LeaseLostError when the caller may not change anything outside any more."""
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def now(self) -> datetime:
+        """Aware UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds; never goes back, and keeps counting while the machine is suspended."""
+
+    def sleep(self, duration: timedelta) -> None:
+        """Raises StoppingError as soon as the process is asked to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """An access key ID and its secret access key. It lives in memory only."""
+
+    access_key_id: AccessKeyId
+    secret_access_key: Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedKey:
+    pair: Pair
+    created_at: datetime
+    user_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerIdentity:
+    account_id: AccountId
+    arn: str
+    user_id: str
+    """As STS gives it: a `UserId` for an IAM user, `AROA…:session` for a role, the account id for root."""
+
+    @property
+    def is_root(self) -> bool:
+        return self.arn.endswith(":root")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountSummary:
+    root_access_keys_present: bool
+    """Live, and counts inactive keys."""
+    root_mfa_enabled: bool
+    root_password_present: bool
+    users: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportKey:
+    """One used slot of a credential report row; the report has no key ids."""
+
+    active: bool
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRow:
+    user_name: str
+    """`<root_account>` for the root user."""
+    arn: str
+    keys: tuple[ReportKey, ...]
+    password_enabled: bool | None
+    """None: not supported or no information."""
+    password_last_used_at: datetime | None
+    mfa_active: bool
+    more_credentials: bool = False
+    """The report says that there are more keys than it has columns for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialReport:
+    generated_at: datetime
+    root: ReportRow | None
+    users: Mapping[str, ReportRow]
+    """By ARN: names are not unique over deletions, and only the ARN tells paths apart."""
+
+
+class Iam(Protocol):
+    """IAM of one account, called as the role or identity that the configuration names."""
+
+    account_id: AccountId
+
+    def get_user(self, user_name: str) -> Principal:
+        """With tags. NotFoundError when there is none."""
+
+    def list_users(self) -> tuple[Principal, ...]:
+        """Every user with tags, in bulk (account authorization details)."""
+
+    def list_access_keys(self, user_name: str) -> tuple[AccessKey, ...]: ...
+
+    def last_use(self, key_id: AccessKeyId) -> LastUse:
+        """Never raises for an answer that AWS refuses: that is UseUnknown."""
+
+    def create_access_key(self, user_name: str, *, operation_id: str, guard: Guard) -> CreatedKey:
+        """Sent exactly once. OutcomeUnknownError: a key may exist whose secret is lost."""
+
+    def update_access_key(self, user_name: str, key_id: AccessKeyId, status: KeyStatus, *, guard: Guard) -> None: ...
+
+    def delete_access_key(self, user_name: str, key_id: AccessKeyId, *, guard: Guard) -> None:
+        """A key that is gone already is success."""
+
+    def account_summary(self) -> AccountSummary: ...
+
+    def account_alias(self) -> str | None: ...
+
+    def credential_report(self, *, max_wait: timedelta) -> CredentialReport:
+        """TemporaryError when it is still being made after `max_wait`."""
+
+    def who_created(self, intents: Sequence[CreateIntent], user_name: str) -> Mapping[AccessKeyId, str | None] | None:
+        """CloudTrail's CreateAccessKey events of this user since the oldest intent: key id to the operation id of
+        ours that its event carries, or None for somebody else's. None instead of a map: it cannot be asked."""
+
+
+class Sts(Protocol):
+    """Identity calls."""
+
+    def caller_identity(self, account_id: AccountId) -> CallerIdentity:
+        """Whom rekeyd acts as in that account."""
+
+    def credentials_expire_at(self, account_id: AccountId) -> datetime | None:
+        """When the credentials for that account end for good; None: they are refreshed or do not end."""
+
+    def prove(self, pair: Pair, principal: Principal, *, region: str | None = None) -> Proof:
+        """Sign GetCallerIdentity with the pair, once, freshly. None: `aws.region`. Never raises for an answer of AWS."""
+
+
+class Cloud(Protocol):
+    """All accounts."""
+
+    def accounts(self) -> "Accounts":
+        """Which accounts to watch, freshly from the configuration or the organization."""
+
+    def iam(self, account_id: AccountId) -> Iam: ...
+
+    @property
+    def sts(self) -> Sts: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounts:
+    watched: tuple[AccountId, ...]
+    unwatched: Mapping[AccountId, str] = field(default_factory=dict)
+    """Excluded, suspended or otherwise not enterable, with the reason for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """The journal's high-water mark, as it stands in Vault."""
+
+    version: int
+    """Of the Vault secret, for check-and-set; 0: there is no mark yet."""
+    instance: str
+    incarnation: str
+    """A random id of the journal; a journal made anew has another."""
+    seq: int
+    event_hash: str
+
+
+class Vault(Protocol):
+    """KV v2 of Vault or OpenBao. Reads that decide something come from the leader."""
+
+    def current(self, place: Place) -> VaultSeen:
+        """Never raises for an unreadable secret: that is VaultUnreadable."""
+
+    def history(self, place: Place) -> VaultHistory | None:
+        """The kept versions; None when nothing was ever written or the metadata cannot be read."""
+
+    def read_pair(self, place: Place, version: int) -> Pair | None:
+        """That version's pair; None when it has none. TemporaryError/RefusedError when it cannot be read."""
+
+    def check_writable(self, place: Place) -> None:
+        """PreconditionError naming the missing capability; also when the mount is not KV v2 or Vault is sealed."""
+
+    def token_ends_at(self) -> datetime | None:
+        """When the token ends unless renewed or replaced; None: it does not."""
+
+    def publish(
+        self, place: Place, pair: Pair, *, cas: int, extra: Mapping[str, str], guard: Guard, give_up_at: datetime
+    ) -> tuple[int, datetime]:
+        """Write id and secret in one version, keeping other people's fields; returns (version, created_time).
+
+        ConflictError: version cas + 1 is somebody else's, ours did not land. OutcomeUnknownError: not known by
+        `give_up_at` (or the process is stopping). The same body is sent with the same cas until it is known.
+        """
+
+    def burn(self, place: Place, *, cas: int, guard: Guard) -> int:
+        """Move the version without changing what consumers read; returns the new version. ConflictError as above."""
+
+    def write_note(self, place: Place, note: PublishNote) -> None:
+        """Patch rekeyd's custom metadata, leaving everybody else's alone."""
+
+    def destroy(self, place: Place, versions: Sequence[int]) -> None:
+        """For good. Idempotent."""
+
+    def read_mark(self) -> Mark: ...
+
+    def write_mark(self, mark: Mark) -> int:
+        """Check-and-set on `mark.version`; returns the new version. ConflictError when somebody else wrote it."""
+
+
+# --- journal ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    account_id: AccountId
+    holder: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The newest event of the journal."""
+
+    incarnation: str
+    seq: int
+    event_hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalEvent:
+    seq: int
+    at: datetime
+    actor: str
+    """`daemon`, or `user:<unix name>` for a command."""
+    account_id: AccountId | None
+    user_name: str | None
+    rotation_id: RotationId | None
+    event: str
+    access_key_id: AccessKeyId | None
+    reason: Reason | None
+    detail: Mapping[str, str | int | None]
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingChange:
+    """A deactivation, reactivation or deletion of which no outcome was recorded."""
+
+    holder: str
+    holder_alive: bool
+    """False: the kernel released its owner lock, or its heartbeat ended."""
+    key_id: AccessKeyId
+    verb: str
+    sent_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchored:
+    """A fact's anchor: the Vault version that named `access_key_id` when the fact was recorded or last checked."""
+
+    access_key_id: AccessKeyId | None
+    version: int
+    version_created_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """Everything that the journal has on one principal, unchecked."""
+
+    facts: JournalFacts
+    user_name: str | None
+    """Under which name the journal last knew this UserId; None: never seen."""
+    name_taken_by: UserId | None
+    """Another UserId that the journal has under the same name in this account."""
+    anchor: Anchored | None
+    pending: tuple[PendingChange, ...]
+    last_change_at: datetime | None
+    """Our last change of this user's keys in IAM, finished or not."""
+    failures: int
+    retry_at: datetime | None
+    managed_before: bool
+    """Whether rekeyd ever opened a rotation for, or recorded a publication of, this user."""
+
+
+class AccountJournal(Protocol):
+    """The journal of one account as its holder.
+
+    Every method is one durable transaction that first checks `(holder, epoch)` (LeaseLostError) and appends one
+    hash-chained event. JournalError when it cannot be written: then the step must not go on.
+    """
+
+    lease: Lease
+
+    def guard(self) -> None:
+        """LeaseLostError unless the lease is still ours and this process's own heartbeat is fresh."""
+
+    def known(self, principal: Principal) -> Known: ...
+
+    def open_rotation(
+        self,
+        principal: Principal,
+        *,
+        kind: RotationKind,
+        reason: Reason,
+        asked_by: str | None,
+        old_key_id: AccessKeyId | None,
+        target: AccessKeyId | None,
+        at: datetime,
+    ) -> Rotation: ...
+
+    def create_intended(
+        self,
+        principal: Principal,
+        rotation_id: RotationId,
+        *,
+        operation_id: str,
+        keys_before: frozenset[AccessKeyId],
+        cas: int,
+        place: Place,
+        at: datetime,
+    ) -> None: ...
+
+    def created(self, principal: Principal, rotation_id: RotationId, key_id: AccessKeyId, *, at: datetime) -> None:
+        """Also for a key that CloudTrail proved to be the lost one."""
+
+    def not_created(self, principal: Principal, rotation_id: RotationId, *, reason: Reason, at: datetime) -> None:
+        """Certainly not made: the intent is resolved and the rotation is OPENED again."""
+
+    def create_unknown(self, principal: Principal, rotation_id: RotationId, *, detail: str, at: datetime) -> None:
+        """The answer was lost; the state stays CREATING and the intent stays unresolved."""
+
+    def publish_intended(self, principal: Principal, rotation_id: RotationId, *, cas: int, at: datetime) -> None: ...
+
+    def published(
+        self,
+        principal: Principal,
+        rotation_id: RotationId,
+        *,
+        key_id: AccessKeyId,
+        place: Place,
+        version: int,
+        version_created_at: datetime,
+        at: datetime,
+    ) -> None:
+        """Starts the retirement of the rotation's old key (ROLLED_BACK for a rollback, else OVERLAP), ends the
+        retirement of the published key, fulfils a pending request of this user, resets `held_dead_since`; a
+        rollback sets `restored_key_id`, any other kind clears it."""
+
+    def burned(self, principal: Principal, rotation_id: RotationId, *, version: int, at: datetime) -> None: ...
+
+    def start_retirement(
+        self,
+        principal: Principal,
+        key_id: AccessKeyId,
+        *,
+        why: RetireWhy,
+        reason: Reason,
+        anchor: Anchored,
+        at: datetime,
+    ) -> None: ...
+
+    def seen_inactive(self, principal: Principal, key_id: AccessKeyId, *, reason: Reason, at: datetime) -> None:
+        """Sets `deactivated_at` of its retirement to `at`."""
+
+    def change_intended(
+        self, principal: Principal, key_id: AccessKeyId, *, verb: str, reason: Reason, at: datetime
+    ) -> None:
+        """`verb`: deactivate | reactivate | delete. Before the call."""
+
+    def change_done(self, principal: Principal, key_id: AccessKeyId, *, verb: str, at: datetime) -> None:
+        """After its success. deactivate sets `deactivated_at`, reactivate voids the retirement's quarantine."""
+
+    def change_failed(self, principal: Principal, key_id: AccessKeyId, *, verb: str, detail: str, at: datetime) -> None:
+        """It certainly did not happen: the intent is withdrawn."""
+
+    def settle_pending(
+        self, principal: Principal, key_id: AccessKeyId, *, verb: str, happened: bool, at: datetime
+    ) -> None:
+        """A later look showed what became of an intent without outcome."""
+
+    def proven(self, principal: Principal, *, anchor: Anchored, at: datetime) -> None:
+        """The pair of that Vault version was proven."""
+
+    def reanchor(self, principal: Principal, *, anchor: Anchored) -> None:
+        """The same key under a newer Vault version; no event, since somebody may edit the secret every second."""
+
+    def restart_clocks(self, principal: Principal, *, reason: str, anchor: Anchored, at: datetime) -> None:
+        """Every clock of this user starts again at `at`: the run of Vault versions was broken."""
+
+    def held_dead(self, principal: Principal, *, since: datetime | None) -> None:
+        """Remember (or, None: forget) that the held key was seen dead."""
+
+    def close_rotation(
+        self, principal: Principal, rotation_id: RotationId, *, reason: Reason, completed: bool, at: datetime
+    ) -> None:
+        """Unresolved create intents stay unresolved: a late CreateAccessKey may still show."""
+
+    def failed(
+        self, principal: Principal, *, error: str, retry_at: datetime, counts_for_brake: bool, at: datetime
+    ) -> int:
+        """Returns the number of failures in a row. `error` is a message of ours, never a response body."""
+
+    def succeeded(self, principal: Principal) -> None:
+        """Resets the failures in a row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A person's wish for one principal, kept until it is fulfilled or withdrawn."""
+
+    id: int
+    account_id: AccountId
+    user_name: str
+    asked: Asked
+    answer: str | None = None
+    """`published`, `withdrawn` or `refused`; None: still open."""
+    reason: Reason | None = None
+    begun: bool = False
+    """Whether something irreversible was begun for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrincipalStatus:
+    """What the last look at a principal came to; what `status` and the status page show."""
+
+    account_id: AccountId
+    user_name: str
+    user_id: UserId
+    policy: str | None
+    state: str
+    """fresh | due | rotating | overlap | quarantine | on_hold | frozen | refused | unmanaged"""
+    reason: Reason
+    message: str
+    held_access_key_id: AccessKeyId | None
+    old_access_key_id: AccessKeyId | None
+    held_created_at: datetime | None
+    oldest_active_at: datetime | None
+    next_at: datetime | None
+    """When the daemon looks again by itself; None: at the next drift look."""
+    looked_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountStatus:
+    account_id: AccountId
+    alias: str | None
+    state: str
+    """ok | failing | braked | unreachable | root_unwatched"""
+    message: str
+    last_pass_at: datetime | None
+    """The last that ended well."""
+    last_drift_at: datetime | None
+    principals: int
+    due: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """A finding that a person must see, from its first sight to its end."""
+
+    fingerprint: str
+    """Stable over restarts: severity-free identity of the finding (account, principal, reason, key)."""
+    severity: str
+    reason: str
+    account_id: AccountId | None
+    principal: str | None
+    message: str
+    remedy: str
+    cis: tuple[str, ...]
+    first_seen_at: datetime
+    last_seen_at: datetime
+    notified_at: datetime | None
+    """When it was last announced; None: not yet."""
+    resolved_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brake:
+    account_id: AccountId | None
+    """None: the fleet's."""
+    engaged_at: datetime
+    retry_at: datetime
+    failures: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainVerdict:
+    events: int
+    broken_at: int | None
+    """The first seq whose hash does not follow from its predecessor; None: whole."""
+
+
+class Journal(Protocol):
+    """The SQL journal of one deployment: intents, outcomes, clocks, leases, alarms, audit. No column can hold a secret."""
+
+    instance: str
+    holder: str
+    """This process: `host:pid:random`."""
+
+    def close(self) -> None:
+        """Frees this holder's leases and owner lock."""
+
+    # the chain and the mark
+    def head(self) -> Head: ...
+
+    def contains(self, seq: int, event_hash: str) -> bool: ...
+
+    def clock_event_since_mark(self) -> bool:
+        """Whether a clock was started or voided after `marked`, so that the mark must be raised."""
+
+    def marked(self, mark: Mark) -> None:
+        """Remember the mark that this journal wrote last."""
+
+    def last_mark(self) -> Mark | None: ...
+
+    def restart_all_clocks(self, *, reason: str, at: datetime) -> None:
+        """No clock of any user counts from before `at` (the journal was lost or restored)."""
+
+    def append(
+        self,
+        event: str,
+        *,
+        at: datetime,
+        actor: str,
+        account_id: AccountId | None = None,
+        user_name: str | None = None,
+        reason: Reason | None = None,
+        access_key_id: AccessKeyId | None = None,
+        detail: Mapping[str, str | int | None] | None = None,
+    ) -> int:
+        """An audit event outside a lease (start, brake, request, alarm …); returns its seq."""
+
+    def history(
+        self,
+        *,
+        account_id: AccountId | None = None,
+        user_name: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> tuple[JournalEvent, ...]:
+        """Oldest first; with `limit` the newest of them."""
+
+    def verify(self) -> ChainVerdict: ...
+
+    # leases (SCALE.md D4, D7)
+    def beat(self) -> None:
+        """Heartbeat of this holder; also frees the rows of holders that are dead."""
+
+    def acquire(self, account_id: AccountId, *, actor: str) -> AccountJournal | None:
+        """None: another live holder has it."""
+
+    def release(self, lease: Lease) -> None: ...
+
+    def holder_of(self, account_id: AccountId) -> str | None: ...
+
+    # requests
+    def ask(self, account_id: AccountId, user_name: str, asked: Asked) -> int: ...
+
+    def requests(self, account_id: AccountId | None = None, *, open_only: bool = True) -> tuple[Request, ...]:
+        """Emergencies first, then by age."""
+
+    def request(self, request_id: int) -> Request: ...
+
+    def answer(self, request_id: int, answer: str, *, reason: Reason | None, at: datetime) -> None: ...
+
+    def withdraw(self, request_id: int, *, at: datetime) -> bool:
+        """False: too late, it was begun or answered."""
+
+    # state for people, selection and metrics
+    def save_status(self, status: PrincipalStatus) -> None: ...
+
+    def drop_status(self, account_id: AccountId, user_ids: Sequence[UserId]) -> None: ...
+
+    def statuses(self, account_id: AccountId | None = None) -> tuple[PrincipalStatus, ...]: ...
+
+    def save_account(self, status: AccountStatus) -> None: ...
+
+    def account_statuses(self) -> tuple[AccountStatus, ...]: ...
+
+    def open_users(self, account_id: AccountId) -> Mapping[UserId, str]:
+        """Users with an open rotation, a retirement, an unresolved intent or a pending change, with their last name."""
+
+    def rotations_opened_since(self, at: datetime) -> int: ...
+
+    def publications(self) -> Mapping[tuple[AccountId, UserId], Place]:
+        """Where every user's pair was last published (collisions, moves)."""
+
+    # brake
+    def brakes(self) -> tuple[Brake, ...]: ...
+
+    def engage_brake(self, brake: Brake, *, at: datetime) -> None: ...
+
+    def release_brake(self, account_id: AccountId | None, *, actor: str, at: datetime) -> bool: ...
+
+    def note_issue_result(self, account_id: AccountId, user_id: UserId, *, failed: bool) -> int:
+        """After CreateAccessKey was sent: returns how many different users failed in a row in this account."""
+
+    # alarms
+    def alarms(self, *, open_only: bool = True) -> tuple[Alarm, ...]: ...
+
+    def save_alarm(self, alarm: Alarm) -> None: ...
