@@ -17,6 +17,7 @@ from rekeyd.core.model import (
     AccessKey,
     AccessKeyId,
     AccountId,
+    Asked,
     CreateIntent,
     JournalFacts,
     KeyStatus,
@@ -166,7 +167,7 @@ class Sts(Protocol):
         """When the credentials for that account end for good; None: they are refreshed or do not end."""
 
     def prove(self, pair: Pair, principal: Principal, *, region: str | None = None) -> Proof:
-        """Sign GetCallerIdentity with the pair, once, freshly. None: `aws.region`. Never raises for an answer of AWS."""
+        """Sign GetCallerIdentity with the pair, once, freshly. None: `aws.region`. An answer of AWS never raises."""
 
 
 class Cloud(Protocol):
@@ -528,7 +529,10 @@ class ChainVerdict:
 
 
 class Journal(Protocol):
-    """The SQL journal of one deployment: intents, outcomes, clocks, leases, alarms, audit. No column can hold a secret."""
+    """The SQL journal of one deployment: intents, outcomes, clocks, leases, alarms, audit.
+
+    No column can hold a secret.
+    """
 
     instance: str
     holder: str

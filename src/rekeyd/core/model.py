@@ -268,6 +268,10 @@ class KeyFacts:
 
     made_by: RotationId | None = None
     """None: not ours, as far as the journal knows."""
+    cas: int | None = None
+    """For a key of ours: the Vault version seen before its intent; its publishing write could only become `cas + 1`."""
+    made_at: datetime | None = None
+    """For a key of ours: when its CreateAccessKey was sent."""
     published: bool = False
     deactivated_by_us: bool = False
     """Our own last deactivation of it, finished or not, was not followed by our reactivation."""
@@ -407,6 +411,8 @@ class Observed:
     proof: HeldProof | None = None
     """Made in this pass, for the version that Vault serves now; else None."""
     origins: Mapping[AccessKeyId, Origin] = field(default_factory=dict)
+    claims: Mapping[AccessKeyId, str] = field(default_factory=dict)
+    """For every key of origin OURS: the operation id that its event carries."""
     gate: Gate | None = None
     windows: tuple[Interval, ...] | None = None
     """The policy's next open intervals; None: always open."""

@@ -48,7 +48,7 @@ class Attribution(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """All given conditions must hold; an empty one is not given. Names are globs without regard to case, as IAM's are."""
+    """All given conditions must hold; an empty one is not given. User globs ignore case, as IAM's names do."""
 
     accounts: tuple[str, ...] = ()
     users: tuple[str, ...] = ()

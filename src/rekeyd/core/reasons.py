@@ -164,7 +164,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.PATH_COLLISION: "two users share one path in Vault",
     Reason.BAD_PATH: "the user's name or tags make no valid path in Vault",
     Reason.VAULT_MOVED: "the place of the secret in the configuration is not where it was published",
-    Reason.VAULT_DELETED: "the secret's current version is soft-deleted in Vault",
+    Reason.VAULT_DELETED: "the secret was deleted in Vault",
     Reason.VAULT_DESTROYED: "the secret's current version is destroyed in Vault",
     Reason.VAULT_WITHOUT_PAIR: "the secret in Vault has not both fields of a pair",
     Reason.VAULT_UNREADABLE: "Vault could not be read",

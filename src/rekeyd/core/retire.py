@@ -1,0 +1,146 @@
+"""The way out of a key: overlap, deactivation, quarantine, deletion.
+
+A step needs all of: its clock ran out, IAM's last-used data is known and does not
+object, and the pair that Vault serves was proven in this very pass. What a person
+did in between (reactivated it, used it) stops the way out and is reported; rekeyd
+does not fight. An emergency ends another key's time early and is the only thing
+that may.
+"""
+
+from datetime import datetime, timedelta
+
+from rekeyd.core.actions import Action, Deactivate, Delete, ProveHeld, Refuse, StartQuarantine, Wait
+from rekeyd.core.model import (
+    AccessKey,
+    KeyStatus,
+    NeverUsed,
+    Observed,
+    Proof,
+    Retirement,
+    RetireWhy,
+    RotationKind,
+    Used,
+    UseUnknown,
+    VaultAbsent,
+)
+from rekeyd.core.policy import Policy, StillUsed
+from rekeyd.core.reasons import Reason
+
+# A person said so about exactly these, so there is no overlap to give to consumers.
+_WITHOUT_OVERLAP = frozenset({RetireWhy.REPLACED, RetireWhy.SPARE, RetireWhy.ORPHAN})
+
+
+def retire(seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime) -> Action:
+    """The next step for a key whose clocks are running."""
+    if key.status is KeyStatus.ACTIVE:
+        return _towards_deactivation(seen, policy, key, retirement, now)
+    return _towards_deletion(seen, policy, key, retirement, now)
+
+
+def _towards_deactivation(
+    seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime
+) -> Action:
+    if retirement.deactivated_at is not None:
+        return Refuse(reason=Reason.REACTIVATED, key_id=key.id)
+    reason = Reason.OVERLAP_ENDED
+    if _ended_early(seen):
+        reason = Reason.ENDED_EARLY
+    elif not _without_overlap(seen, key, retirement):
+        overlap_ends = retirement.started_at + policy.overlap
+        if now < overlap_ends:
+            return Wait(until=overlap_ends, reason=Reason.IN_OVERLAP, key_id=key.id)
+        held_back = _use_gate(policy, key, policy.unused_for, overlap_ends, now)
+        if isinstance(held_back, Refuse):
+            return held_back
+        reason = held_back
+    elif retirement.why is RetireWhy.SPARE:
+        held_back = _use_gate(policy, key, policy.spare_key_silent_for, None, now)
+        if isinstance(held_back, Refuse):
+            return held_back
+        reason = Reason.SPARE_KEY
+    elif retirement.why is RetireWhy.ORPHAN:
+        if refusal := _never_used_gate(key):
+            return refusal
+        reason = Reason.ORPHAN_PRESUMED
+    elif retirement.why is RetireWhy.REPLACED:
+        reason = Reason.REPLACE_ASKED
+    else:
+        reason = Reason.EMERGENCY
+    return _proof_missing(seen, key, retirement) or Deactivate(key_id=key.id, reason=reason)
+
+
+def _towards_deletion(seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime) -> Action:
+    if retirement.deactivated_at is None:
+        return StartQuarantine(key_id=key.id, reason=Reason.SEEN_INACTIVE)
+    if key.last_use is None or isinstance(key.last_use, UseUnknown):
+        return Refuse(reason=Reason.LAST_USE_UNKNOWN, key_id=key.id)
+    # A deactivation takes seconds to reach every Region; uses in that time were still accepted.
+    in_force_at = retirement.deactivated_at + timedelta(seconds=seen.settle_seconds)
+    if isinstance(key.last_use, Used) and key.last_use.at > in_force_at:
+        return Refuse(reason=Reason.USED_IN_QUARANTINE, key_id=key.id)
+    if _ended_early(seen):
+        return _proof_missing(seen, key, retirement) or Delete(key_id=key.id, reason=Reason.ENDED_EARLY)
+    quarantine = policy.orphans.quarantine if retirement.why is RetireWhy.ORPHAN else policy.quarantine
+    quarantine_ends = retirement.deactivated_at + quarantine
+    if now < quarantine_ends:
+        return Wait(until=quarantine_ends, reason=Reason.IN_QUARANTINE, key_id=key.id)
+    return _proof_missing(seen, key, retirement) or Delete(key_id=key.id, reason=Reason.QUARANTINE_ENDED)
+
+
+def _ended_early(seen: Observed) -> bool:
+    """An emergency is asked and not yet published, so it is about another key than the emergency's own old one."""
+    return seen.asked is not None and seen.asked.emergency
+
+
+def _without_overlap(seen: Observed, key: AccessKey, retirement: Retirement) -> bool:
+    if retirement.why in _WITHOUT_OVERLAP:
+        return True
+    rotation = seen.journal.rotation
+    return rotation is not None and rotation.kind is RotationKind.EMERGENCY and rotation.old_key_id == key.id
+
+
+def _use_gate(
+    policy: Policy, key: AccessKey, silent_for: timedelta, held_from: datetime | None, now: datetime
+) -> Refuse | Reason:
+    """Refuse while the key is, or may be, in use; else the reason for which it may be deactivated."""
+    if key.last_use is None or isinstance(key.last_use, UseUnknown):
+        return Refuse(reason=Reason.LAST_USE_UNKNOWN, key_id=key.id)
+    if isinstance(key.last_use, NeverUsed):
+        return Reason.OVERLAP_ENDED
+    silent_at = key.last_use.at + silent_for
+    if now >= silent_at:
+        return Reason.OVERLAP_ENDED
+    if policy.still_used is StillUsed.DEACTIVATE and held_from is not None:
+        hold_ends = held_from + policy.max_hold
+        if now >= hold_ends:
+            return Reason.MAX_HOLD_ENDED
+        silent_at = min(silent_at, hold_ends)
+    return Refuse(reason=Reason.STILL_USED, key_id=key.id, until=silent_at)
+
+
+def _never_used_gate(key: AccessKey) -> Refuse | None:
+    """A key that was ever used has a user, so it is nobody's orphan."""
+    match key.last_use:
+        case NeverUsed():
+            return None
+        case Used():
+            return Refuse(reason=Reason.STRAY_KEY, key_id=key.id)
+        case _:
+            return Refuse(reason=Reason.LAST_USE_UNKNOWN, key_id=key.id)
+
+
+def _proof_missing(seen: Observed, key: AccessKey, retirement: Retirement) -> Action | None:
+    """P3: nothing is deactivated or deleted unless what Vault serves was proven in this pass.
+
+    With Vault empty there is nothing to prove, and only a person's word (`--replace`, `spare_key`,
+    `orphans.attribution`) lets the key go.
+    """
+    if isinstance(seen.vault, VaultAbsent):
+        if retirement.why in _WITHOUT_OVERLAP:
+            return None
+        return Refuse(reason=Reason.VAULT_DELETED, key_id=key.id)
+    if seen.proof is None:
+        return ProveHeld(reason=Reason.PROOF_NEEDED)
+    if seen.proof.result is not Proof.ACCEPTED or seen.held is None or seen.held.status is not KeyStatus.ACTIVE:
+        return Refuse(reason=Reason.PROOF_UNAVAILABLE, key_id=key.id)
+    return None
