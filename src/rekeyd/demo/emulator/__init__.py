@@ -11,8 +11,10 @@ from rekeyd.demo.emulator.faults import (
     Drop,
     ErrorCode,
     Hold,
+    HoldBack,
     Http,
     Kill,
+    LateDuplicate,
     Rule,
     SeenRequest,
     Throttle,
@@ -20,6 +22,7 @@ from rekeyd.demo.emulator.faults import (
 )
 from rekeyd.demo.emulator.seeding import KeyShown, SeededKey, SeededUser
 from rekeyd.demo.emulator.server import HUB, EmulatedAws
+from rekeyd.demo.emulator.vault_proxy import Redirect, Sealed, StaleRead, VaultError, VaultProxy
 from rekeyd.demo.emulator.world import Delays
 
 __all__ = [
@@ -32,14 +35,21 @@ __all__ = [
     "EmulatedAws",
     "ErrorCode",
     "Hold",
+    "HoldBack",
     "Http",
-    "Kill",
     "KeyShown",
+    "Kill",
+    "LateDuplicate",
+    "Redirect",
     "Rule",
+    "Sealed",
     "SeededKey",
     "SeededUser",
     "SeenRequest",
+    "StaleRead",
     "Throttle",
     "Truncate",
+    "VaultError",
+    "VaultProxy",
     "WorldClock",
 ]

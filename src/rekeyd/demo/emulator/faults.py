@@ -97,8 +97,10 @@ class Incident:
     """code, message, HTTP status (None: the code's usual one) in the wire format of this request."""
     forward: Callable[[], Answer]
     """Delivers the request (once more) and returns what the other side says."""
-    earlier_answer: Callable[[], Answer | None]
-    """The first answer that this operation ever got."""
+    stale_answer: Callable[[], Answer | None]
+    """What a lagging replica of the other side would say; None: nothing older is known."""
+    rules: "Rules"
+    """For effects that arrange for something later."""
 
 
 class Effect(Protocol):
@@ -111,6 +113,38 @@ class Drop:
     """The connection is reset without an answer."""
 
     def apply(self, incident: Incident) -> Answer | None:  # noqa: ARG002
+        return Answer(status=0, headers=(), body=b"", cut=Cut.DROPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldBack:
+    """The connection is reset; the request itself arrives only when the test says `rule.deliver()`.
+
+    As a network may do: the client has long given up when the other side acts.
+    """
+
+    def apply(self, incident: Incident) -> Answer | None:
+        incident.rule.undelivered.append(incident.forward)
+        return Answer(status=0, headers=(), body=b"", cut=Cut.DROPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class LateDuplicate:
+    """The connection is reset; the request arrives right after its retry has been acted on."""
+
+    def apply(self, incident: Incident) -> Answer | None:
+        forward, seen = incident.forward, incident.seen
+        retry = Rule(
+            op=escape(seen.op),
+            do=Call(lambda _: forward()),
+            when="after",
+            nth=1,
+            times=1,
+            account=seen.account_id,
+            user=seen.user_name,
+            where=None,
+        )
+        incident.rules.add(retry)
         return Answer(status=0, headers=(), body=b"", cut=Cut.DROPPED)
 
 
@@ -238,9 +272,15 @@ class Rule:
     where: Callable[[SeenRequest], bool] | None
     hit: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
+    undelivered: list[Callable[[], Answer]] = field(default_factory=list)
     matched: int = 0
     fired: int = 0
     active: bool = True
+
+    def deliver(self) -> list[Answer]:
+        """Lets the requests that HoldBack kept arrive now, in order; returns what they would have been answered."""
+        waiting, self.undelivered = self.undelivered, []
+        return [forward() for forward in waiting]
 
     def cancel(self) -> None:
         """Ends the rule and lets go whoever it holds."""
@@ -258,6 +298,11 @@ class Rule:
         return self.where is None or self.where(seen)
 
 
+def escape(op: str) -> str:
+    """A glob that matches exactly this operation."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in op)
+
+
 class Rules:
     """All rules of one server; thread-safe."""
 
@@ -269,6 +314,11 @@ class Rules:
         with self._lock:
             self._rules.append(rule)
         return rule
+
+    def expects(self, effect: type) -> bool:
+        """Whether some rule in force has such an effect."""
+        with self._lock:
+            return any(rule.active and isinstance(rule.do, effect) for rule in self._rules)
 
     def clear(self) -> None:
         with self._lock:

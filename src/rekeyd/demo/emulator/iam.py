@@ -16,12 +16,11 @@ from rekeyd.demo.emulator.world import StoredKey, World
 # IAM's default page; MaxItems may ask for 1 to 1000.
 DEFAULT_PAGE = 100
 
+
 class Iam:
     """IAM's control plane over one world."""
 
-    def __init__(
-        self, world: World, reports: Reports, trail: Trail, *, page_size: int | None, key_quota: int
-    ) -> None:
+    def __init__(self, world: World, reports: Reports, trail: Trail, *, page_size: int | None, key_quota: int) -> None:
         self.world = world
         self.reports = reports
         self.trail = trail
@@ -61,12 +60,10 @@ class Iam:
     def create_access_key(self, call: ApiCall) -> Result:
         owner = self._owner(call)
         account_id = call.caller.account_id
-        try:
-            if len(self.world.keys_of(account_id, owner)) >= self.key_quota:
-                raise AwsError("LimitExceeded", f"Cannot exceed quota for AccessKeysPerUser: {self.key_quota}")
-        except AwsError as error:
+        if len(self.world.keys_of(account_id, owner)) >= self.key_quota:
+            error = AwsError("LimitExceeded", f"Cannot exceed quota for AccessKeysPerUser: {self.key_quota}")
             self.trail.record(call, _owner_name(owner), key=None, error=error)
-            raise
+            raise error
         key = self.world.make_key(account_id, owner)
         self.trail.record(call, _owner_name(owner), key=key)
         return {

@@ -259,9 +259,7 @@ class Seeding:
         self.world.denials.append(denial)
         return denial
 
-    def throttle(
-        self, action: str, *, per_second: float, burst: float = 1, account_id: str | None = None
-    ) -> Bucket:
+    def throttle(self, action: str, *, per_second: float, burst: float = 1, account_id: str | None = None) -> Bucket:
         """A token bucket on the world's clock for an action glob, until `.lift()`."""
         bucket = Bucket(
             action=action,

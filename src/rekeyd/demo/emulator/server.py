@@ -226,8 +226,9 @@ class EmulatedAws(Seeding, FaultyServer):
             from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
             self._moto = DomainDispatcherApplication(create_backend_app)
+        self.world.load_policy(caller.account_id, str(signed.params.get("PolicyArn")))
         # moto takes the account from this header and so needs to know no session.
-        headers = dict(received.headers) | {"x-moto-account-id": caller.account_id}
+        headers = [*received.headers.items(), ("x-moto-account-id", caller.account_id)]
         builder = EnvironBuilder(
             method=received.method,
             path=received.path,

@@ -10,7 +10,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -43,7 +43,7 @@ class _QuietHandler(WSGIRequestHandler):
 class _Sent:
     """A WSGI body that tells when it has been sent."""
 
-    def __init__(self, body: bytes, then: Callable[[], None]) -> None:
+    def __init__(self, body: bytes, then: Callable[[], object]) -> None:
         self._body = body
         self._then = then
 
@@ -63,7 +63,6 @@ class FaultyServer(Faulty):
         self._thread: threading.Thread | None = None
         self._seq = itertools.count(1)
         self._journal_lock = threading.Lock()
-        self._first_answers: dict[str, Answer] = {}
 
     # -- what a subclass provides
 
@@ -75,6 +74,10 @@ class FaultyServer(Faulty):
 
     def render_error(self, seen: SeenRequest, code: str, message: str, status: int | None) -> Answer:
         raise NotImplementedError
+
+    def stale_answer(self, received: Received) -> Answer | None:  # noqa: ARG002
+        """What a lagging replica would say; None where nothing older is known."""
+        return None
 
     # -- life
 
@@ -133,7 +136,7 @@ class FaultyServer(Faulty):
         headers = [(name, value) for name, value in answer.headers if name.lower() != "content-length"]
         headers.append(("Content-Length", str(len(answer.body))))
         start_response(f"{answer.status} {_phrase(answer.status)}", headers)
-        return _Sent(answer.body, lambda: self._apply(answered, received, seen, answer) and None)
+        return _Sent(answer.body, lambda: self._apply(answered, received, seen, answer))
 
     def _answer(self, received: Received, seen: SeenRequest, firing: list[Rule]) -> Answer:
         early = self._apply([rule for rule in firing if rule.when == "before"], received, seen, None)
@@ -147,13 +150,9 @@ class FaultyServer(Faulty):
         seen.acted = True
         answer = self.act(received, seen)
         seen.acted_status = answer.status
-        with self._journal_lock:
-            self._first_answers.setdefault(_same_operation(seen), answer)
         return answer
 
-    def _apply(
-        self, rules: list[Rule], received: Received, seen: SeenRequest, answer: Answer | None
-    ) -> Answer | None:
+    def _apply(self, rules: list[Rule], received: Received, seen: SeenRequest, answer: Answer | None) -> Answer | None:
         """The replaced answer, or None where every effect let the request go on."""
         changed = None
         for rule in rules:
@@ -164,7 +163,8 @@ class FaultyServer(Faulty):
                 answer=changed or answer,
                 error_answer=lambda code, message, status: self._error(seen, code, message, status),
                 forward=lambda: self._act(received, seen),
-                earlier_answer=lambda: self._first_answers.get(_same_operation(seen)),
+                stale_answer=lambda: self.stale_answer(received),
+                rules=self.rules,
             )
             new = rule.do.apply(incident)
             rule.hit.set()
@@ -216,12 +216,3 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "Unknown"
-
-
-def _same_operation(seen: SeenRequest) -> str:
-    return f"{seen.service} {seen.op} {seen.account_id} {seen.user_name}"
-
-
-def without(answer: Answer, *names: str) -> Answer:
-    """The answer without these headers (names in lower case)."""
-    return replace(answer, headers=tuple(pair for pair in answer.headers if pair[0].lower() not in names))

@@ -120,6 +120,8 @@ def parse(received: Received) -> Signed:
 
 def signature_matches(received: Received, signed: Signed, secret_access_key: str) -> bool:
     """Signs the request again as botocore would and compares."""
+    if signed.access_key_id is None or signed.region is None:
+        return False
     headers = {name: received.headers.get(name, "") for name in signed.signed_headers}
     url = f"http://{received.host}{received.path}" + (f"?{received.query}" if received.query else "")
     request = AWSRequest(method=received.method, url=url, headers=headers, data=received.body)

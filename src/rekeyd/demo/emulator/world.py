@@ -9,6 +9,7 @@ ended keys later), root keys, roles with trust, sessions, last use that lags.
 One lock guards everything, since moto's dictionaries are not made for threads.
 """
 
+import json
 import secrets
 import string
 import threading
@@ -19,7 +20,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from moto.core.base_backend import BackendDict
-from moto.iam.models import iam_backends
+from moto.iam.aws_managed_policies import aws_managed_policies_data
+from moto.iam.models import AWSManagedPolicy, iam_backends
 from moto.utilities.utils import get_partition
 
 from rekeyd.demo.emulator.clock import WorldClock
@@ -53,7 +55,7 @@ class Delays:
     report_lifetime: timedelta = timedelta(hours=4)
     """How long the same report is served; 4 hours on AWS."""
     signature_age: timedelta | None = None
-    """Signatures whose date is further away from the world's clock are refused (15 minutes on AWS); None: not checked."""
+    """Signatures dated further than this from the world's clock are refused; 15 minutes on AWS. None: not checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +203,17 @@ class World:
 
     def iam(self, account_id: str) -> Any:
         return iam_backends[account_id][self.partition]
+
+    def load_policy(self, account_id: str, arn: str) -> None:
+        """Makes one of AWS's own managed policies known to moto, which loads all 1,600 or none."""
+        backend = self.iam(account_id)
+        if ":iam::aws:policy/" not in arn or arn in backend.managed_policies:
+            return
+        name = arn.rpartition("/")[2]
+        document = json.loads(aws_managed_policies_data).get(name)
+        if document is not None:
+            policy = AWSManagedPolicy.from_data(name, account_id, self.partition, document)
+            backend.managed_policies[policy.arn] = policy
 
     def find_user(self, account_id: str, name: str) -> Any:
         """moto's User or None; names are case-insensitive, as on AWS."""
