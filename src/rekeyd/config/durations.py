@@ -18,7 +18,7 @@ _WHOLE = re.compile("".join(rf"(?:(?P<{unit}>\d{{1,9}}(?:\.\d{{1,6}})?){unit})?"
 
 
 def parse_duration(text: str) -> timedelta:
-    """Raises `ValueError` if the text is no duration, or one longer than Python's calendar (about 2.7 million years)."""
+    """Raises `ValueError` if the text is no duration, or too long for a timedelta."""
     found = _WHOLE.fullmatch(text.strip())
     if found is None or not any(found.groupdict().values()):
         if re.fullmatch(r"\d+(\.\d+)?", text.strip()):

@@ -21,7 +21,6 @@ from rekeyd.config.positions import Path, Position, find_positions
 from rekeyd.config.problems import ConfigProblemsError, Problem, dotted, shown
 from rekeyd.config.rules import Disagreement, disagreements
 from rekeyd.config.shape import keys_of, looks_secret, model_at, nearest
-from rekeyd.logs import redacted
 
 Raw = dict[str, Any]
 
@@ -139,8 +138,6 @@ class _Reading:
         value = _lookup(self._raw, path)
         withheld = secret or any(isinstance(part, str) and looks_secret(part) for part in path)
         text = None if withheld else shown(value)
-        if isinstance(value, str) and path[-1:] != () and str(path[-1]).endswith("_file") and redacted(value) != value:
-            text, hint = None, "write the path of a file that holds the secret, not the secret"
         variable = next((v for p, v in self._variables.items() if path[: len(p)] == p), None)
         if variable is not None:
             return Problem(
@@ -211,11 +208,12 @@ def _unknown_key(path: Path) -> tuple[str, str | None, bool]:
             True,
         )
     if looks_secret(key):
-        files = [name for name in known if name.endswith("_file")]
-        near = nearest(key, files) or (files[0] if files else None)
+        near = nearest(f"{key}_file", [name for name in known if name.endswith("_file")])
+        tables = _tables_with(f"{key}_file")
+        where = f"[{tables[0]}] {key}_file" if tables else near
         return (
             "is no setting, and a secret does not belong into the configuration",
-            None if near is None else f"write it into a file and its path here: {near}",
+            None if where is None else f"write it into a file and its path here: {where}",
             True,
         )
     near = nearest(key, known)

@@ -1,6 +1,7 @@
 """What is wrong with a configuration: where, which key, which value, and what to do."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,6 +11,8 @@ from rekeyd.config.positions import Path
 from rekeyd.errors import ConfigError
 from rekeyd.logs import redacted
 
+# User and password of a URL, whatever the key is called.
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]*@")
 # A value longer than this would hide the message behind it.
 _LONGEST_VALUE = 80
 
@@ -79,4 +82,5 @@ def shown(value: object) -> str | None:
             text = json.dumps(redacted(value), ensure_ascii=False, default=str)
         case _:
             text = str(value)
+    text = _USERINFO.sub("…@", text)
     return text if len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from rekeyd.adapters import windows
 from rekeyd.config.durations import format_duration, parse_duration
+from rekeyd.logs import redacted
 
 
 def mistake(message: str, hint: str | None = None) -> PydanticCustomError:
@@ -251,6 +252,8 @@ def _listen(value: str) -> str:
 def _file(value: str) -> str:
     if not value or "\0" in value or "\n" in value:
         raise mistake("is not the path of a file")
+    if redacted(value) != value:
+        raise mistake("holds a secret, not the path of a file", "write the secret into a file, and its path here")
     return value
 
 

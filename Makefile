@@ -1,0 +1,80 @@
+# The one door: what runs here runs the same in CI. A fresh machine needs python3 (3.11, with pip) and make.
+#
+# uv is installed into .tools from hashes; it makes .venv and installs exactly what requirements-dev.lock names.
+# No address of a registry, proxy or certificate stands in here: pip and uv take those from the environment.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV := .tools/bin/uv
+BIN := .venv/bin
+# Which tests, and how: make fast TESTS=tests/unit/test_windows.py PYTEST_ARGS=-x
+TESTS ?=
+PYTEST_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The interpreter is the machine's; uv shall not fetch one.
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help setup demo test lint types fmt fast bench docs package lock clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: .venv/ready ## make .venv; the program is then .venv/bin/rekeyd
+
+.tools/ready: requirements-uv.lock
+	rm -rf .tools
+	$(PYTHON) -m pip install --quiet --require-hashes --no-deps --target .tools -r requirements-uv.lock
+	touch $@
+
+.venv/ready: .tools/ready requirements-dev.lock pyproject.toml
+	rm -f $@
+	$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" .venv
+	$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: .venv/ready ## the whole life of access keys on this machine, in about two minutes
+	$(BIN)/rekeyd demo
+
+test: lint ## lint and every test, the fast ones first
+	$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
+
+fast: .venv/ready ## the tests that start no server and no process
+	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS) $(TESTS)
+
+lint: types ## style, format, types, direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: .venv/ready ## mypy, strict
+	$(BIN)/mypy
+
+fmt: .venv/ready ## put the format right
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/ready ## figures of speed and size
+	for each in benchmarks/*.py; do echo "== $$each"; $(BIN)/python "$$each"; done
+
+docs: .venv/ready ## write again what is generated
+	$(BIN)/python -m rekeyd.logs > docs/events.md
+
+package: .venv/ready ## wheel and source archive into dist/
+	rm -rf dist
+	$(UV) build --quiet --python $(BIN)/python --no-build-isolation
+	ls -l dist
+
+lock: .tools/ready ## resolve the dependencies anew and write the lock files
+	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header \
+		--group test --group lint --group build --extra demo pyproject.toml -o requirements-dev.lock
+	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header - -o requirements-uv.lock
+
+clean: ## remove what can be made again
+	rm -rf .tools .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
