@@ -64,7 +64,7 @@ class OpenBaoServer:
         self.home = Path(tempfile.mkdtemp(prefix="rekeyd-openbao-"))
         self.audit_path = self.home / "audit.log"
         self.log_path = self.home / "server.log"
-        self.root_token = "" if durable else f"s.{secrets.token_hex(12)}"
+        self.root_token = "" if durable else f"root-{secrets.token_hex(12)}"
         self.port = 0
         self._audit = audit
         self._unseal_key = ""
@@ -232,7 +232,7 @@ class OpenBaoServer:
             # Not an argument: those are for everybody to read.
             environment["BAO_DEV_ROOT_TOKEN_ID"] = self.root_token
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *arguments],
                 env=environment,
                 cwd=self.home,
@@ -249,7 +249,7 @@ class OpenBaoServer:
         if self.durable:
             (self.home / "raft").mkdir(exist_ok=True)
             parts += [
-                f'storage "raft" {{\n  path = "{self.home}/raft"\n  node_id = "only"\n}}',
+                f'storage "raft" {{\n  path = "{self.home}/raft"\n  node_id = "only"\n  performance_multiplier = 1\n}}',
                 f'listener "tcp" {{\n  address = "127.0.0.1:{self.port}"\n  tls_disable = true\n}}',
                 f'api_addr = "http://127.0.0.1:{self.port}"\ncluster_addr = "http://127.0.0.1:{self.port + 1}"',
             ]
