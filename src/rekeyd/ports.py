@@ -34,6 +34,10 @@ from rekeyd.core.model import (
     VaultHistory,
     VaultSeen,
 )
+from rekeyd.core.posture import AccountSummary as AccountSummary
+from rekeyd.core.posture import CredentialReport as CredentialReport
+from rekeyd.core.posture import ReportKey as ReportKey
+from rekeyd.core.posture import ReportRow as ReportRow
 from rekeyd.core.reasons import Reason
 from rekeyd.core.secret import Secret
 
@@ -79,46 +83,6 @@ class CallerIdentity:
     @property
     def is_root(self) -> bool:
         return self.arn.endswith(":root")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccountSummary:
-    root_access_keys_present: bool
-    """Live, and counts inactive keys."""
-    root_mfa_enabled: bool
-    root_password_present: bool
-    users: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportKey:
-    """One used slot of a credential report row; the report has no key ids."""
-
-    active: bool
-    created_at: datetime
-    last_used_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportRow:
-    user_name: str
-    """`<root_account>` for the root user."""
-    arn: str
-    keys: tuple[ReportKey, ...]
-    password_enabled: bool | None
-    """None: not supported or no information."""
-    password_last_used_at: datetime | None
-    mfa_active: bool
-    more_credentials: bool = False
-    """The report says that there are more keys than it has columns for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CredentialReport:
-    generated_at: datetime
-    root: ReportRow | None
-    users: Mapping[str, ReportRow]
-    """By ARN: names are not unique over deletions, and only the ARN tells paths apart."""
 
 
 class Iam(Protocol):

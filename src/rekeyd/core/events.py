@@ -88,6 +88,20 @@ class Event(StrEnum):
     VERSION_BURNED = "version.burned", Level.INFO, "The Vault version was moved on, so that a late write fails."
     VERSION_DESTROYED = "version.destroyed", Level.INFO, "A Vault version that held a deleted key was destroyed."
 
+    NOTE_FAILED = (
+        "note.failed",
+        Level.WARNING,
+        "The publish note beside a secret could not be written; the rotation goes on without it.",
+    )
+    PRINCIPAL_LOOKED = "principal.looked", Level.DEBUG, "One look at a principal; its action says what came of it."
+    CLOCKS_RESTARTED = (
+        "clocks.restarted",
+        Level.WARNING,
+        "Vault's versions do not prove a clock of this user any more; it runs from now.",
+    )
+    RETIREMENT_STARTED = "retirement.started", Level.INFO, "The clocks of a key on its way out run from now."
+    ORPHAN_CLAIMED = "orphan.claimed", Level.WARNING, "CloudTrail proved that our own lost request made this key."
+
     # principals and accounts
     PRINCIPAL_REFUSED = (
         "principal.refused",

@@ -1,0 +1,45 @@
+"""What an account shows about its root user and its users as a whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountSummary:
+    root_access_keys_present: bool
+    """Live, and counts inactive keys."""
+    root_mfa_enabled: bool
+    root_password_present: bool
+    users: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportKey:
+    """One used slot of a credential report row; the report has no key ids."""
+
+    active: bool
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRow:
+    user_name: str
+    """`<root_account>` for the root user."""
+    arn: str
+    keys: tuple[ReportKey, ...]
+    password_enabled: bool | None
+    """None: not supported or no information."""
+    password_last_used_at: datetime | None
+    mfa_active: bool
+    more_credentials: bool = False
+    """The report says that there are more keys than it has columns for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialReport:
+    generated_at: datetime
+    root: ReportRow | None
+    users: Mapping[str, ReportRow]
+    """By ARN: names are not unique over deletions, and only the ARN tells paths apart."""

@@ -1,0 +1,46 @@
+"""What a reconciler is told about the fleet: policies, places, and who it is itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from rekeyd.core.model import Gate, Interval, Place, Principal
+from rekeyd.core.policy import Policy
+from rekeyd.core.reasons import Reason
+
+PlaceOf = Callable[[Principal], Place]
+"""Where the principal's pair lives; RefusedError when its name or path makes no valid place."""
+
+WindowsOf = Callable[[Policy, datetime], tuple[Interval, ...] | None]
+"""The policy's next open intervals from that time on; None: always open."""
+
+
+def never_collides(_principal: Principal, _place: Place) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    policies: Sequence[Policy]
+    place_of: PlaceOf
+    windows_of: WindowsOf
+    settle: timedelta
+    """IAM's lists lag: nothing is concluded from them this soon after our own change."""
+    region: str
+    """`aws.region`: where a pair is proven at least."""
+    extra_fields: dict[str, str] = field(default_factory=dict)
+    """Static fields beside the pair."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What is true around the principal during one pass."""
+
+    gate: Gate | None = None
+    own_arns: frozenset[str] = frozenset()
+    """ARNs of the identities that rekeyd itself runs as."""
+    collides: Callable[[Principal, Place], bool] = never_collides
+    mark_problem: Reason | None = None
+    """Set when the high-water mark says that this journal must not be acted on."""
+    lease_since: datetime | None = None
+    """When this process took the account's lease."""
