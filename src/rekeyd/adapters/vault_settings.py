@@ -1,0 +1,108 @@
+"""How rekeyd reaches Vault or OpenBao and who it is there.
+
+Nothing is picked up from the surroundings: no `VAULT_TOKEN`, no `~/.vault-token`, no proxy, no netrc.
+Secrets are only named by the file that holds them.
+"""
+
+import ipaddress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rekeyd.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFileAuth:
+    """A token that somebody else keeps alive, usually the agent's sink file."""
+
+    token_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppRoleAuth:
+    """Exactly one of `role_id` and `role_id_file`."""
+
+    secret_id_file: Path
+    role_id: str | None = None
+    role_id_file: Path | None = None
+    mount: str = "approle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubernetesAuth:
+    role: str
+    jwt_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+    mount: str = "kubernetes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JwtAuth:
+    role: str
+    jwt_file: Path
+    mount: str = "jwt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertAuth:
+    """The client certificate of `VaultSettings` is the login."""
+
+    role: str
+    """Empty: whichever role the certificate fits."""
+    mount: str = "cert"
+
+
+VaultAuth = TokenFileAuth | AppRoleAuth | KubernetesAuth | JwtAuth | CertAuth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultSettings:
+    address: str
+    """`https://host:port`, with a path prefix if there is one, without `/v1`."""
+    auth: VaultAuth
+    state_path: str
+    """Of the high-water mark, in `mount` and `namespace`."""
+    namespace: str = ""
+    """Of the login and of the mark; a `Place` names its own."""
+    mount: str = "secret"
+    ca_file: Path | None = None
+    """None: the system's certificate authorities."""
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
+    """None: the key stands in `client_cert_file`."""
+    timeout: timedelta = timedelta(seconds=10)
+    """Of one whole call, from connecting to the last byte of the answer."""
+    pool_size: int = 16
+    """Connections kept open, and calls at the same time; as many as there are workers."""
+    allow_http: bool = False
+    """Whether plain http to another host than this one is accepted."""
+
+
+def checked_address(settings: VaultSettings) -> str:
+    """The address without its trailing slash. Raises ConfigError for one that would be a mistake or a leak."""
+    address = settings.address.rstrip("/")
+    parts = urlsplit(address)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigError(
+            f'vault.address = "{address}" is not an http(s) address', hint="write it like https://vault.example:8200"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError("vault.address has a user, a query or a fragment", hint="keep scheme, host, port and path")
+    if parts.path.rsplit("/", 1)[-1] == "v1":
+        raise ConfigError(f'vault.address = "{address}" ends in /v1', hint="leave /v1 out, rekeyd adds it")
+    if parts.scheme == "http" and not settings.allow_http and not _loopback(parts.hostname):
+        raise ConfigError(
+            f'vault.address = "{address}" would send secrets in clear',
+            hint="use https, or set vault.allow_http = true if something else encrypts the way",
+        )
+    return address
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
