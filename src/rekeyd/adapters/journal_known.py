@@ -1,0 +1,179 @@
+"""What the journal has on one principal: read only, unchecked against Vault."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from rekeyd.adapters import journal_schema as t
+from rekeyd.adapters.journal_chain import meta_value
+from rekeyd.adapters.journal_leased import LeasedJournal, is_user
+from rekeyd.core.model import (
+    AccessKeyId,
+    CreateIntent,
+    IssueState,
+    JournalFacts,
+    KeyFacts,
+    Principal,
+    Publication,
+    Retirement,
+    RetireWhy,
+    Rotation,
+    RotationKind,
+    UserId,
+)
+from rekeyd.ports import Anchored, Known, PendingChange
+
+# CloudTrail's event history, which alone can still explain such a key, goes back 90 days.
+# https://docs.aws.amazon.com/awscloudtrail/latest/userguide/view-cloudtrail-events.html
+INTENTS_KEPT = timedelta(days=90)
+
+
+class KnownFacts(LeasedJournal):
+    """`known`, in one consistent view."""
+
+    def known(self, principal: Principal) -> Known:
+        with self._owned_view() as conn:
+            row = conn.execute(sa.select(t.principal).where(is_user(t.principal, principal))).first()
+            facts = JournalFacts(
+                rotation=self._open_rotation(conn, principal),
+                keys=self._keys(conn, principal),
+                unresolved=self._unresolved(conn, principal),
+                publication=self._publication(conn, principal),
+                proven_version=None if row is None else row.proven_version,
+                held_dead_since=None if row is None else row.held_dead_since,
+                restored_key_id=None if row is None else row.restored_key_id,
+            )
+            pending = conn.execute(
+                sa.select(t.pending_change).where(is_user(t.pending_change, principal)).order_by(t.pending_change.c.id)
+            ).all()
+            taken_by = self._name_taken_by(conn, principal)
+        return Known(
+            facts=facts,
+            user_name=None if row is None else row.user_name,
+            name_taken_by=taken_by,
+            anchor=_anchor(row),
+            pending=tuple(self._pending(change) for change in pending),
+            last_change_at=None if row is None else row.last_change_at,
+            failures=0 if row is None else row.failures,
+            retry_at=None if row is None else row.retry_at,
+            managed_before=row is not None and row.managed,
+        )
+
+    def _open_rotation(self, conn: sa.Connection, principal: Principal) -> Rotation | None:
+        row = conn.execute(
+            sa.select(t.rotation).where(is_user(t.rotation, principal), t.rotation.c.closed_at.is_(None))
+        ).first()
+        return None if row is None else rotation_from(row)
+
+    def _keys(self, conn: sa.Connection, principal: Principal) -> dict[AccessKeyId, KeyFacts]:
+        text = meta_value(conn, "clocks_not_before")
+        not_before = None if text is None else datetime.fromisoformat(text)
+        rows = conn.execute(sa.select(t.key_fact).where(is_user(t.key_fact, principal)))
+        return {row.key_id: _key_facts(row, not_before) for row in rows}
+
+    def _unresolved(self, conn: sa.Connection, principal: Principal) -> tuple[CreateIntent, ...]:
+        rows = conn.execute(
+            sa.select(t.create_intent)
+            .join(t.rotation, t.rotation.c.id == t.create_intent.c.rotation_id)
+            .where(is_user(t.create_intent, principal), is_unresolved(self._clock.now()))
+            .order_by(t.create_intent.c.sent_at)
+        )
+        return tuple(
+            CreateIntent(
+                rotation_id=row.rotation_id,
+                operation_id=row.operation_id,
+                sent_at=row.sent_at,
+                keys_before=t.keys_from(row.keys_before),
+            )
+            for row in rows
+        )
+
+    def _publication(self, conn: sa.Connection, principal: Principal) -> Publication | None:
+        row = conn.execute(sa.select(t.publication).where(is_user(t.publication, principal))).first()
+        if row is None:
+            return None
+        return Publication(
+            access_key_id=row.key_id,
+            place=t.place_from(row.place),
+            version=row.version,
+            version_created_at=row.version_created_at,
+            published_at=row.published_at,
+        )
+
+    def _name_taken_by(self, conn: sa.Connection, principal: Principal) -> UserId | None:
+        """Only a user that rekeyd did something for: one that it merely looked at says nothing about a re-creation."""
+        other: UserId | None = conn.execute(
+            sa.select(t.principal.c.user_id).where(
+                t.principal.c.account_id == principal.account_id,
+                t.principal.c.name_folded == t.folded(principal.user_name),
+                t.principal.c.user_id != principal.user_id,
+                t.principal.c.managed.is_(True),
+            )
+        ).scalar()
+        return other
+
+    def _pending(self, row: sa.Row[Any]) -> PendingChange:
+        return PendingChange(
+            holder=row.holder,
+            holder_alive=row.holder == self.lease.holder or self._holder_alive(row.holder),
+            key_id=row.key_id,
+            verb=row.verb,
+            sent_at=row.sent_at,
+        )
+
+
+def is_unresolved(now: datetime) -> sa.ColumnElement[bool]:
+    """On `create_intent` joined with its `rotation`."""
+    return sa.and_(
+        t.create_intent.c.resolved_at.is_(None),
+        sa.or_(t.rotation.c.closed_at.is_(None), t.create_intent.c.sent_at >= now - INTENTS_KEPT),
+    )
+
+
+def rotation_from(row: sa.Row[Any]) -> Rotation:
+    return Rotation(
+        id=row.id,
+        kind=RotationKind(row.kind),
+        opened_at=row.opened_at,
+        asked_by=row.asked_by,
+        state=IssueState(row.state),
+        operation_id=row.operation_id,
+        keys_before=t.keys_from(row.keys_before),
+        create_sent_at=row.create_sent_at,
+        old_key_id=row.old_key_id,
+        new_key_id=row.new_key_id,
+        cas=row.cas,
+        burned_version=row.burned_version,
+        published_at=row.published_at,
+    )
+
+
+def _key_facts(row: sa.Row[Any], not_before: datetime | None) -> KeyFacts:
+    return KeyFacts(
+        made_by=row.made_by,
+        published=row.published,
+        deactivated_by_us=row.deactivated_by_us,
+        retirement=None if row.retire_why is None else _retirement(row, not_before),
+    )
+
+
+def _retirement(row: sa.Row[Any], not_before: datetime | None) -> Retirement:
+    def no_sooner(at: datetime) -> datetime:
+        return at if not_before is None else max(at, not_before)
+
+    return Retirement(
+        why=RetireWhy(row.retire_why),
+        started_at=no_sooner(row.started_at),
+        deactivation_sent_at=row.deactivation_sent_at,
+        deactivated_at=None if row.deactivated_at is None else no_sooner(row.deactivated_at),
+        deletion_sent_at=row.deletion_sent_at,
+    )
+
+
+def _anchor(row: sa.Row[Any] | None) -> Anchored | None:
+    if row is None or row.anchor_version is None:
+        return None
+    return Anchored(
+        access_key_id=row.anchor_key_id, version=row.anchor_version, version_created_at=row.anchor_created_at
+    )
