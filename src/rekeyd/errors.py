@@ -5,7 +5,10 @@ response body through. A message says what, on which object, with which value;
 `hint` says the next step. Lower case, no full stop.
 """
 
+from datetime import datetime
 from typing import ClassVar
+
+from rekeyd.core.reasons import Reason
 
 
 class Error(Exception):
@@ -111,3 +114,15 @@ class StateError(Error):
     """The state needs a person (exit 4)."""
 
     code = "needs_a_person"
+
+
+class PostponedError(Error):
+    """Nothing was begun: a gate closed between the decision and the act."""
+
+    code = "postponed"
+
+    def __init__(self, reason: Reason, until: datetime | None) -> None:
+        super().__init__(reason.sentence)
+        self.reason = reason
+        self.until = until
+        """When the gate may open; None: not by itself."""

@@ -55,7 +55,9 @@ class Reason(StrEnum):
     NEW_KEY_GONE = "new_key_gone"
     ROLLBACK_TARGET_GONE = "rollback_target_gone"
     LEFT_UNPUBLISHED = "left_unpublished"
+    USER_GONE = "user_gone"
     # refusals
+    STEP_FAILED = "step_failed"
     UNMANAGED = "unmanaged"
     TWO_KEYS_UNMANAGED = "two_keys_unmanaged"
     STRAY_KEY = "stray_key"
@@ -144,6 +146,8 @@ _SENTENCES: dict[Reason, str] = {
     Reason.NEW_KEY_GONE: "the new key was removed before it was published",
     Reason.ROLLBACK_TARGET_GONE: "the key to go back to no longer exists",
     Reason.LEFT_UNPUBLISHED: "the user left its policy and the new key was never published",
+    Reason.USER_GONE: "the user no longer exists",
+    Reason.STEP_FAILED: "the last step failed; it is tried again",
     Reason.UNMANAGED: "Vault holds nothing for this user and the policy adopts only when asked",
     Reason.TWO_KEYS_UNMANAGED: "Vault holds nothing for this user and both key slots are in use",
     Reason.STRAY_KEY: "a key exists that neither Vault nor the journal explains",
@@ -183,6 +187,7 @@ _SENTENCES: dict[Reason, str] = {
 }
 
 _SEVERITIES: dict[Reason, Severity] = {
+    Reason.STEP_FAILED: Severity.MEDIUM,
     Reason.UNMANAGED: Severity.LOW,
     Reason.TWO_KEYS_UNMANAGED: Severity.MEDIUM,
     Reason.STRAY_KEY: Severity.MEDIUM,
@@ -213,7 +218,7 @@ _SEVERITIES: dict[Reason, Severity] = {
     Reason.REPLACE_HELD_KEY: Severity.LOW,
     Reason.REPLACE_UNKNOWN_KEY: Severity.LOW,
     Reason.ROLLBACK_IMPOSSIBLE: Severity.LOW,
-    Reason.BRAKED: Severity.HIGH,
+    Reason.BRAKED: Severity.LOW,
     Reason.FROZEN: Severity.LOW,
     Reason.OBSERVE_MODE: Severity.LOW,
     Reason.RATE_LIMITED: Severity.LOW,

@@ -22,6 +22,8 @@ from rekeyd.core.actions import (
 from rekeyd.core.events import Event
 from rekeyd.core.model import (
     AccessKeyId,
+    AccountId,
+    Asked,
     HeldProof,
     KeyStatus,
     Proof,
@@ -65,6 +67,8 @@ class Executor:
     """Before a retirement goes on: StateError unless the high-water mark in Vault proves this journal."""
     raise_mark: Callable[[], None]
     """After a clock was started or voided."""
+    before_open: Callable[[OpenRotation, Asked | None, AccountId], None]
+    """PostponedError when no rotation may be opened after all (rate limit, brake)."""
 
     def execute(self, step: Step, iam: Iam, journal: AccountJournal, look: Look, policy: Policy) -> HeldProof | None:
         """Returns a proof when one was made. Raises `Error` when the step failed or its outcome is not known."""
@@ -110,6 +114,7 @@ class Executor:
 
     def _open(self, step: OpenRotation, journal: AccountJournal, look: Look) -> None:
         asked = look.seen.asked
+        self.before_open(step, asked, look.seen.principal.account_id)
         rotation = journal.open_rotation(
             look.seen.principal,
             kind=step.kind,

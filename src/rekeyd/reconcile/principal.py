@@ -10,7 +10,7 @@ from rekeyd.core.model import Asked, HeldProof, IssueState, Observed
 from rekeyd.core.policy import Policy
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import state_of
-from rekeyd.errors import Error, TemporaryError
+from rekeyd.errors import Error, PostponedError, TemporaryError
 from rekeyd.logs import bound, get_logger
 from rekeyd.ports import AccountJournal, Iam
 from rekeyd.reconcile.execute import Executor
@@ -116,17 +116,13 @@ class Reconciler:
         action = decide(look.seen, look.policy, now)
         log.debug(Event.PRINCIPAL_LOOKED, action=type(action).__name__, reason=action.reason)
         if isinstance(action, Rest):
-            return Outcome(
-                seen=look.seen,
-                policy=look.policy,
-                rest=action,
-                state=state_of(look.seen, action),
-                looked_at=now,
-                steps=tuple(progress.steps),
-            )
+            return self._outcome(look, action, now, progress)
         policy = look.policy if look.policy is not None else Policy(name="")
         try:
             proof = self.executor.execute(action, iam, journal, look, policy)
+        except PostponedError as postponed:
+            rest = Refuse(reason=postponed.reason, until=postponed.until)
+            return self._outcome(look, rest, now, progress)
         except Error as error:
             raise StepFailedError(
                 error,
@@ -144,6 +140,16 @@ class Reconciler:
                 create_sent=False,
             )
         return None
+
+    def _outcome(self, look: Look, rest: Rest, now: datetime, progress: _Progress) -> Outcome:
+        return Outcome(
+            seen=look.seen,
+            policy=look.policy,
+            rest=rest,
+            state=state_of(look.seen, rest),
+            looked_at=now,
+            steps=tuple(progress.steps),
+        )
 
     def _create_sent(self, action: Step, journal: AccountJournal, look: Look) -> bool:
         """Whether the failed step was an issue that got as far as the irreversible call."""

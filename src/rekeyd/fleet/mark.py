@@ -1,0 +1,103 @@
+"""The journal's high-water mark in Vault: proof that this journal is neither lost, nor old, nor somebody else's.
+
+The mark names an event of the journal. A journal that contains it has forgotten
+nothing that matters. One that does not was lost or restored from an old copy: every
+clock restarts, and the mark is written anew. A mark by another incarnation, although
+this journal wrote one before, means that a second deployment uses the same instance
+name: nothing is done until a person gives one of them another name.
+"""
+
+import threading
+from dataclasses import dataclass, field
+
+from rekeyd.core.events import Event
+from rekeyd.core.reasons import Reason
+from rekeyd.errors import ConflictError, Error, StateError, StoppingError
+from rekeyd.logs import get_logger
+from rekeyd.ports import Clock, Journal, Mark, Vault
+
+log = get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class MarkKeeper:
+    vault: Vault
+    journal: Journal
+    clock: Clock
+    enabled: bool = True
+    """False in observe mode: nothing is written outside, and nothing is retired that would need it."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def problem(self) -> Reason | None:
+        """At the start of a pass. MARK_OF_ANOTHER_INSTANCE binds everything; an unreadable mark only retirements."""
+        if not self.enabled:
+            return None
+        try:
+            self.confirm()
+        except StateError:
+            return Reason.MARK_OF_ANOTHER_INSTANCE
+        except StoppingError:
+            raise
+        except Error as error:
+            log.error(Event.MARK_FAILED, error=error.message)
+        return None
+
+    def confirm(self) -> None:
+        """Before a retirement goes on. StateError: another deployment's mark. Other errors: it cannot be told now."""
+        with self._lock:
+            self._confirm()
+
+    def raise_(self) -> None:
+        """After a clock was started or voided. A failure is only logged: `confirm` comes before the clock is used."""
+        if not self.enabled:
+            return
+        try:
+            with self._lock:
+                if self.journal.clock_event_since_mark():
+                    self._confirm()
+        except StoppingError:
+            return
+        except Error as error:
+            log.error(Event.MARK_FAILED, error=error.message)
+
+    def _confirm(self) -> None:
+        for _ in range(2):  # a second look after somebody else wrote it in between
+            mark, head = self.vault.read_mark(), self.journal.head()
+            if mark.version == 0:
+                if self.journal.last_mark() is not None:
+                    self._restart("the high-water mark is gone from Vault")
+            elif mark.instance != self.journal.instance or mark.incarnation != head.incarnation:
+                if mark.instance != self.journal.instance or self.journal.last_mark() is not None:
+                    raise StateError(
+                        f'the high-water mark of instance "{self.journal.instance}" was written by another journal',
+                        hint="give each deployment its own journal.instance; if this journal was replaced on purpose, "
+                        "delete the secret at vault.state_path",
+                    )
+                self._restart("the journal is new and Vault has a mark of an earlier one")
+            elif not self.journal.contains(mark.seq, mark.event_hash):
+                self._restart("the journal does not contain the event that its mark names: an old copy was restored")
+            elif not self.journal.clock_event_since_mark():
+                return
+            try:
+                self._write(mark.version)
+            except ConflictError:
+                continue
+            return
+        raise ConflictError("the high-water mark was written by somebody else twice in a row")
+
+    def _restart(self, why: str) -> None:
+        self.journal.restart_all_clocks(reason=why, at=self.clock.now())
+        log.critical(Event.JOURNAL_RESTORED, reason=why)
+
+    def _write(self, version: int) -> None:
+        head = self.journal.head()
+        mark = Mark(
+            version=version,
+            instance=self.journal.instance,
+            incarnation=head.incarnation,
+            seq=head.seq,
+            event_hash=head.event_hash,
+        )
+        self.vault.write_mark(mark)
+        self.journal.marked(mark)
+        log.debug(Event.MARK_RAISED, seq=head.seq)
