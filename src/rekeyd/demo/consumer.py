@@ -7,8 +7,8 @@ It stands for every program that rekeyd must never hurt (promise P1), so it know
 nothing of rekeyd. Each path is read and used on its own thread:
 
     failure       STS refused the pair that Vault served just now
-    disturbance   Vault or STS could not be asked (down, throttled, cut off); the
-                  last pair read is kept and tried, and nobody is blamed
+    disturbance   Vault or STS could not be asked (down, throttled, cut off): a kept
+                  pair is tried all the same, but nobody is blamed if it is refused
 
 Counters go to the status file (replaced atomically), one JSON line per failure to
 the failures file. SIGTERM ends it with final counters; neither secret nor token is ever written.
@@ -20,6 +20,7 @@ import json
 import signal
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ET
@@ -106,12 +107,14 @@ class Consumer:
     def _consume(self, path: str) -> None:
         pair: Pair | None = None
         while not self._stop.is_set():
+            read_at = time.monotonic()
             try:
-                pair = self._read(path)
+                pair, fresh = self._read(path), True
             except (OSError, http.client.HTTPException, ValueError) as error:
+                fresh = False
                 self._disturbed(path, f"vault: {type(error).__name__}")
             if pair is not None:
-                self._use(path, pair)
+                self._use(path, pair, read_at if fresh else None)
             self._stop.wait(self._arguments.interval)
 
     def _read(self, path: str) -> Pair | None:
@@ -150,7 +153,8 @@ class Consumer:
                 counters.versions.append(version)
         return Pair(access_key_id=access_key_id, secret_access_key=secret, version=version)
 
-    def _use(self, path: str, pair: Pair) -> None:
+    def _use(self, path: str, pair: Pair, read_at: float | None) -> None:
+        """`read_at`: when the read of this pair began (monotonic); None: it is an older one."""
         try:
             status, text = self._ask_sts(pair)
         except (OSError, http.client.HTTPException) as error:
@@ -165,10 +169,10 @@ class Consumer:
                     counters.arns.append(found["Arn"])
             return
         code = found.get("Code", str(status))
-        if status == 200 or status >= 500 or code in _NOT_ABOUT_THE_PAIR:
+        if read_at is None or status == 200 or status >= 500 or code in _NOT_ABOUT_THE_PAIR:
             self._disturbed(path, f"sts: {code}")
             return
-        self._failed(path, pair, code)
+        self._failed(path, pair, code, time.monotonic() - read_at)
 
     def _ask_sts(self, pair: Pair) -> tuple[int, str]:
         url = self._arguments.sts_endpoint.rstrip("/") + "/"
@@ -190,13 +194,14 @@ class Consumer:
             with error:
                 return error.code, error.read().decode("utf-8", "replace")
 
-    def _failed(self, path: str, pair: Pair, code: str) -> None:
+    def _failed(self, path: str, pair: Pair, code: str, seconds_since_read: float) -> None:
         line = {
             "at": datetime.now(UTC).isoformat(),  # noqa: TID251 (a stranger to rekeyd's clock)
             "path": path,
             "access_key_id": pair.access_key_id,
             "vault_version": pair.version,
             "code": code,
+            "seconds_since_read": round(seconds_since_read, 3),
         }
         with self._lock:
             self.counters[path].calls += 1
@@ -227,9 +232,8 @@ class Consumer:
 
 
 def parse(argv: Sequence[str]) -> Arguments:
-    parser = argparse.ArgumentParser(
-        prog="python -m rekeyd.demo.consumer", description=(__doc__ or "").partition("\n")[0]
-    )
+    described = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m rekeyd.demo.consumer", description=described)
     parser.add_argument("--vault-addr", required=True)
     parser.add_argument("--token-file", required=True, type=Path)
     parser.add_argument("--path", required=True, action="append", help="below /v1/, such as secret/data/aws/1/svc")

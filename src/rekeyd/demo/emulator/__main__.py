@@ -16,6 +16,8 @@ from rekeyd.demo.emulator.server import EmulatedAws
 
 
 def main(argv: Sequence[str]) -> int:
+    # Before any thread starts, so that all of them leave the signals to sigwait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     with EmulatedAws() as aws:
         for entry in json.loads(Path(argv[0]).read_text(encoding="utf-8")) if argv else ():
             if entry.get("root"):
@@ -32,7 +34,6 @@ def main(argv: Sequence[str]) -> int:
         document = {"url": aws.url, "environment": aws.daemon_environment()}
         sys.stdout.write(json.dumps(document) + "\n")
         sys.stdout.flush()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         signal.sigwait({signal.SIGTERM, signal.SIGINT})
     return 0
 

@@ -8,9 +8,11 @@ Without arguments it is a world without delays whose clock is the machine's.
 moto's backends are global, so one process holds one EmulatedAws at a time.
 """
 
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import cache
 from typing import Any, ClassVar
 
 from werkzeug.http import http_date
@@ -45,6 +47,7 @@ class EmulatedAws(Seeding, FaultyServer):
     """IAM, STS, and as much of CloudTrail and Organizations as a rotation needs."""
 
     _alive: ClassVar[weakref.ref["EmulatedAws"] | None] = None
+    _sessions_lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(
         self,
@@ -57,9 +60,11 @@ class EmulatedAws(Seeding, FaultyServer):
         region: str = "us-east-1",
         page_size: int | None = None,
         key_quota: int = 2,
+        on_secret: Callable[[str], object] | None = None,
     ) -> None:
         """`delays` beats `propagation` and `revocation`; `region` chooses the partition.
 
+        `on_secret` is told every secret access key and session token made.
         `page_size` caps every page of lists. Raises RuntimeError while another one of this process runs.
         """
         super().__init__()
@@ -71,7 +76,7 @@ class EmulatedAws(Seeding, FaultyServer):
         self.delays = delays or Delays(propagation=propagation, revocation=revocation)
         self.hub = hub
         self.region = region
-        self.world = World(clock=self.clock, delays=self.delays, region=region)
+        self.world = World(clock=self.clock, delays=self.delays, region=region, on_secret=on_secret)
         self.gate = Gate(self.world)
         self._reports = Reports(self.world)
         self._trail = Trail(self.world)
@@ -131,18 +136,19 @@ class EmulatedAws(Seeding, FaultyServer):
         region: str | None = None,
     ) -> Any:
         """A boto3 client with this pair. Never retries."""
-        import boto3
         from botocore.config import Config
 
-        return boto3.Session().client(  # type: ignore[call-overload]
-            service,
-            endpoint_url=self.url,
-            region_name=region or self.region,
-            aws_access_key_id=access_key_id,
-            aws_secret_access_key=secret_access_key,
-            aws_session_token=token,
-            config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, read_timeout=10),
-        )
+        # One session for all: each one would read the service models again (0.2 s).
+        with EmulatedAws._sessions_lock:
+            return _session().client(
+                service,
+                endpoint_url=self.url,
+                region_name=region or self.region,
+                aws_access_key_id=access_key_id,
+                aws_secret_access_key=secret_access_key,
+                aws_session_token=token,
+                config=Config(retries={"total_max_attempts": 1, "mode": "standard"}, read_timeout=10),
+            )
 
     # -- one request
 
@@ -243,6 +249,13 @@ class EmulatedAws(Seeding, FaultyServer):
             raise AwsError("InvalidAction", f"{signed.action} is not emulated", 400)
         kept = tuple((name, value) for name, value in answered if name.lower() == "content-type")
         return Answer(status=code, headers=kept, body=b"".join(chunks))
+
+
+@cache
+def _session() -> Any:
+    import boto3
+
+    return boto3.Session()
 
 
 def _unknown_action(call: ApiCall) -> Result:

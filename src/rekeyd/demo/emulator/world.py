@@ -13,7 +13,7 @@ import json
 import secrets
 import string
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -181,7 +181,9 @@ class Caller:
 class World:
     """Everything that exists, behind one lock."""
 
-    def __init__(self, *, clock: WorldClock, delays: Delays, region: str) -> None:
+    def __init__(
+        self, *, clock: WorldClock, delays: Delays, region: str, on_secret: Callable[[str], object] | None = None
+    ) -> None:
         self.lock = threading.RLock()
         self.clock = clock
         self.delays = delays
@@ -194,6 +196,7 @@ class World:
         self.denials: list[Denial] = []
         self.admins: set[str] = set()
         """Ids of users that may call more than GetCallerIdentity."""
+        self._on_secret = on_secret
         self.secrets: list[str] = []
         """Every secret ever handed out: secret access keys and session tokens."""
         # moto's backends are global to the process: a world starts from nothing.
@@ -273,7 +276,7 @@ class World:
         )
         self.date_key(key, key.created_at)
         self.keys[key.id] = key
-        self.secrets.append(key.secret_access_key)
+        self._made_secret(key.secret_access_key)
         return key
 
     def date_key(self, key: StoredKey, created_at: datetime) -> None:
@@ -346,7 +349,8 @@ class World:
             task=task,
         )
         self.sessions[session.access_key_id] = session
-        self.secrets += [session.secret_access_key, session.token]
+        self._made_secret(session.secret_access_key)
+        self._made_secret(session.token)
         return session
 
     # -- who may do what
@@ -362,6 +366,11 @@ class World:
 
     def arn(self, service: str, account_id: str, rest: str) -> str:
         return f"arn:{self.partition}:{service}::{account_id}:{rest}"
+
+    def _made_secret(self, secret: str) -> None:
+        self.secrets.append(secret)
+        if self._on_secret is not None:
+            self._on_secret(secret)
 
     def _of_root(self, account_id: str) -> list[StoredKey]:
         return [key for key in self.keys.values() if key.owner is None and key.account_id == account_id]
