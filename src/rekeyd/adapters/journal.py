@@ -44,6 +44,7 @@ class SqlJournal(ChainPart, PeoplePart, AlarmPart, LeasePart):
         holder = "" if store.read_only else store.owners.enter()
         super().__init__(store, clock, instance=instance, holder=holder, lease_ttl=lease_ttl, holder_alive=holder_alive)
         self._given_hook = holder_alive
+        self._dead = False
         self._closed = False
 
     @property
@@ -70,34 +71,32 @@ class SqlJournal(ChainPart, PeoplePart, AlarmPart, LeasePart):
         return other
 
     def die(self) -> None:
-        """What kill -9 leaves behind: the rows stay, the owner is dead. For simulations."""
-        self._leave()
+        """What kill -9 leaves behind: the rows stay, the owner is dead. For simulations; `close` frees the rest."""
+        if self._dead:
+            return
+        self._dead = True
+        self._held.clear()
+        self._beat_at = float("-inf")
+        if not self._store.read_only:
+            self._store.owners.leave(self.holder)
 
     def close(self) -> None:
         if self._closed:
             return
+        self._closed = True
         try:
-            if not self._store.read_only:
+            if not self._store.read_only and not self._dead:
                 with self._store.write() as conn:
                     conn.execute(sa.delete(replica).where(replica.c.holder == self.holder))
         finally:
-            self._leave()
+            self.die()
+            self._store.release()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _leave(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._held.clear()
-        self._beat_at = float("-inf")
-        if not self._store.read_only:
-            self._store.owners.leave(self.holder)
-        self._store.release()
 
 
 def open_journal(
@@ -132,6 +131,7 @@ def open_journal(
         journal.beat()
     except BaseException:
         journal.die()
+        store.release()
         raise
     return journal
 

@@ -184,6 +184,8 @@ class KeySteps(LeasedJournal):
 
     def held_dead(self, principal: Principal, *, since: datetime | None) -> None:
         with self._owned() as conn:
+            if since is None and not self._is_known(conn, principal):
+                return
             row = self._principal_row(conn, principal)
             if row.held_dead_since == since:
                 return
@@ -213,8 +215,10 @@ class KeySteps(LeasedJournal):
 
     def succeeded(self, principal: Principal) -> None:
         with self._owned() as conn:
-            row = conn.execute(sa.select(t.principal).where(is_user(t.principal, principal))).first()
-            if row is None or (row.failures == 0 and row.retry_at is None):
+            if not self._is_known(conn, principal):
+                return
+            row = self._principal_row(conn, principal)
+            if row.failures == 0 and row.retry_at is None:
                 return
             self._set_principal(conn, principal, failures=0, retry_at=None)
             self._record(
@@ -257,6 +261,9 @@ class KeySteps(LeasedJournal):
                 detail={"reason": reason, "user_id": principal.user_id},
                 clock=True,
             )
+
+    def _is_known(self, conn: sa.Connection, principal: Principal) -> bool:
+        return conn.execute(sa.select(sa.literal(1)).where(is_user(t.principal, principal))).first() is not None
 
     def _retiring(self, conn: sa.Connection, principal: Principal, key_id: AccessKeyId) -> None:
         if self._key_row(conn, principal, key_id).retire_why is None:

@@ -152,6 +152,8 @@ def rotation_from(row: sa.Row[Any]) -> Rotation:
 def _key_facts(row: sa.Row[Any], not_before: datetime | None) -> KeyFacts:
     return KeyFacts(
         made_by=row.made_by,
+        cas=row.cas,
+        made_at=row.made_at,
         published=row.published,
         deactivated_by_us=row.deactivated_by_us,
         retirement=None if row.retire_why is None else _retirement(row, not_before),

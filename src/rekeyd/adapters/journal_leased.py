@@ -176,13 +176,15 @@ class LeasedJournal:
         self._set_anchor(conn, principal, anchor)
 
     def _set_anchor(self, conn: sa.Connection, principal: Principal, anchor: Anchored) -> None:
-        self._set_principal(
-            conn,
-            principal,
-            anchor_key_id=anchor.access_key_id,
-            anchor_version=anchor.version,
-            anchor_created_at=anchor.version_created_at,
-        )
+        c = t.principal.c
+        values = {
+            "anchor_key_id": anchor.access_key_id,
+            "anchor_version": anchor.version,
+            "anchor_created_at": anchor.version_created_at,
+        }
+        # An anchor that stays where it is costs no write: every look sets it.
+        same = sa.and_(*(c[name].is_not_distinct_from(value) for name, value in values.items()))
+        conn.execute(sa.update(t.principal).where(is_user(t.principal, principal), sa.not_(same)).values(**values))
 
     def _restart(self, conn: sa.Connection, principal: Principal, *, at: datetime) -> None:
         ours = is_user(t.key_fact, principal)

@@ -53,11 +53,11 @@ class LeasePart(JournalPart):
             others = (
                 conn.execute(sa.select(t.replica.c.holder).where(t.replica.c.holder != self.holder)).scalars().all()
             )
-            for holder in others:
-                if not self._holder_alive(holder):
-                    self._bury(conn, holder)
+            dead = [holder for holder in others if not self._holder_alive(holder)]
+            for holder in dead:
+                self._bury(conn, holder)
         self._beat_at = began
-        self._store.owners.sweep(frozenset(others))
+        self._store.owners.sweep(frozenset(others).difference(dead))
 
     def acquire(self, account_id: AccountId, *, actor: str) -> SqlAccountJournal | None:
         with self._lock:

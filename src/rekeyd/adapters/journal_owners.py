@@ -78,32 +78,39 @@ class FileOwners:
         os.close(descriptor)
 
     def alive(self, holder: str) -> bool:
-        try:
-            descriptor = os.open(self._path(holder), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True  # cannot tell, and only a certainly dead holder may be robbed
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+        return self._probe(self._path(holder), remove=False)
 
     def sweep(self, known: frozenset[str]) -> None:
         with suppress(OSError):
             for path in self._directory.glob("*.lock"):
                 holder = path.name.removesuffix(".lock")
-                if holder not in known and holder not in self._held and not self.alive(holder):
-                    path.unlink(missing_ok=True)
+                if holder not in known and holder not in self._held:
+                    self._probe(path, remove=True)
 
     def close_after_fork(self) -> None:
         for descriptor in self._held.values():
             with suppress(OSError):
                 os.close(descriptor)
         self._held.clear()
+
+    def _probe(self, path: Path, *, remove: bool) -> bool:
+        """Whether the owner lives; a dead one's file can go."""
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True  # cannot tell, and only a certainly dead holder may be robbed
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if remove:
+                # While the lock is ours: a new owner that waits for it then sees that its file is gone.
+                path.unlink(missing_ok=True)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
     def _path(self, holder: str) -> Path:
         return self._directory / f"{holder}.lock"

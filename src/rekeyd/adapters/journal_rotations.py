@@ -124,10 +124,9 @@ class RotationSteps(LeasedJournal):
 
     def created(self, principal: Principal, rotation_id: RotationId, key_id: AccessKeyId, *, at: datetime) -> None:
         with self._owned() as conn:
-            row = self._rotation(conn, principal, rotation_id, IssueState.CREATING, closed_too=True)
-            self._resolve(conn, rotation_id, outcome="created", key_id=key_id, at=at)
-            self._set_key(conn, principal, key_id, made_by=rotation_id)
-            if row.closed_at is None:
+            row = self._rotation(conn, principal, rotation_id, *IssueState, closed_too=True)
+            self._claim(conn, principal, rotation_id, key_id, at=at)
+            if row.closed_at is None and row.state == IssueState.CREATING:
                 self._set_rotation(conn, rotation_id, state=IssueState.CREATED.value, new_key_id=key_id)
             self._note_change(conn, principal, at)
             self._record(conn, Recorded.KEY_CREATED, principal, at=at, rotation_id=rotation_id, access_key_id=key_id)
@@ -203,8 +202,7 @@ class RotationSteps(LeasedJournal):
             rollback = row.kind == RotationKind.ROLLBACK
             self._set_rotation(conn, rotation_id, state=IssueState.PUBLISHED.value, new_key_id=key_id, published_at=at)
             if not rollback:
-                self._resolve(conn, rotation_id, outcome="created", key_id=key_id, at=at)
-                self._set_key(conn, principal, key_id, made_by=rotation_id)
+                self._claim(conn, principal, rotation_id, key_id, at=at)
             self._set_key(conn, principal, key_id, published=True, **_NOT_RETIRING)
             if row.old_key_id not in (None, key_id):
                 why = RetireWhy.ROLLED_BACK if rollback else RetireWhy.OVERLAP
@@ -257,7 +255,6 @@ class RotationSteps(LeasedJournal):
                 at=at,
                 rotation_id=rotation_id,
                 detail={"version": version},
-                clock=True,
             )
 
     def close_rotation(
@@ -321,6 +318,19 @@ class RotationSteps(LeasedJournal):
             .where(t.create_intent.c.rotation_id == rotation_id, t.create_intent.c.resolved_at.is_(None))
             .values(resolved_at=at, outcome=outcome, key_id=key_id)
         )
+
+    def _claim(
+        self, conn: sa.Connection, principal: Principal, rotation_id: RotationId, key_id: AccessKeyId, *, at: datetime
+    ) -> None:
+        """The key is what this rotation's request made; its last one, should there have been several."""
+        c = t.create_intent.c
+        intent = conn.execute(
+            sa.select(c.sent_at, c.cas).where(c.rotation_id == rotation_id).order_by(c.sent_at.desc()).limit(1)
+        ).first()
+        if intent is None:
+            raise JournalError(f"rotation {rotation_id} of {principal.label} never meant to create {key_id}")
+        self._resolve(conn, rotation_id, outcome="created", key_id=key_id, at=at)
+        self._set_key(conn, principal, key_id, made_by=rotation_id, cas=intent.cas, made_at=intent.sent_at)
 
     def _fulfil(self, conn: sa.Connection, principal: Principal, row: sa.Row[Any], *, at: datetime) -> None:
         """Answer the wishes that this publication grants.

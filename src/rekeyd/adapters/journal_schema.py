@@ -210,6 +210,8 @@ key_fact = sa.Table(
     _text("user_id", primary_key=True),
     _text("key_id", primary_key=True),
     _text("made_by", null=True),
+    _int("cas", null=True),
+    _time("made_at"),
     _bool("published"),
     _bool("deactivated_by_us"),
     _text("retire_why", null=True),

@@ -71,6 +71,8 @@ def _principals() -> None:
         sa.Column("user_id", sa.Text, nullable=False),
         sa.Column("key_id", sa.Text, nullable=False),
         sa.Column("made_by", sa.Text, nullable=True),
+        sa.Column("cas", sa.Integer, nullable=True),
+        sa.Column("made_at", _TIME, nullable=True),
         sa.Column("published", sa.Boolean, nullable=False),
         sa.Column("deactivated_by_us", sa.Boolean, nullable=False),
         sa.Column("retire_why", sa.Text, nullable=True),
