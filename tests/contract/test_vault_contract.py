@@ -208,7 +208,7 @@ def test_the_mark_is_made_and_raised_by_check_and_set(stand: Stand) -> None:
     assert stand.vault.write_mark(mark) == 1
     assert stand.vault.read_mark() == Mark(version=1, instance="default", incarnation="i1", seq=7, event_hash="abc")
     assert stand.vault.write_mark(Mark(version=1, instance="default", incarnation="i1", seq=8, event_hash="def")) == 2
-    with pytest.raises(ConflictError, match="mark|version"):
+    with pytest.raises(ConflictError, match=r"mark|version"):
         stand.vault.write_mark(Mark(version=1, instance="other", incarnation="i2", seq=1, event_hash="x"))
     assert stand.vault.read_mark().seq == 8
 

@@ -57,9 +57,14 @@ class SteadyClock(VirtualClock):
 
 
 class Stand(Protocol):
-    vault: Vault
-    clock: VirtualClock
-    place: Place
+    @property
+    def vault(self) -> Vault: ...
+
+    @property
+    def clock(self) -> VirtualClock: ...
+
+    @property
+    def place(self) -> Place: ...
 
     def put(self, written: Mapping[str, str]) -> int:
         """Somebody writes a version."""
