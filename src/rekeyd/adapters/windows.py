@@ -91,34 +91,45 @@ def longest_closed(specs: Sequence[WindowSpec]) -> timedelta:
 
 
 def _stretches(spec: WindowSpec, start: datetime, end: datetime) -> Iterator[Interval]:
-    """Open stretches of one window; firings inside an open stretch prolong it."""
+    """Open stretches of one window, those of one day merged."""
     zone = ZoneInfo(spec.timezone)
-    # A day more: the offset of the zone may differ between the two moments.
-    first = (start - spec.duration - timedelta(days=1)).astimezone(zone).replace(tzinfo=None)
-    cron = croniter(spec.cron, first)
-    opens = _as_utc(_next(cron), zone)
-    while opens < end:
-        closes = opens + spec.duration
-        # Leap to the last firing before the stretch would close: a window that fires each minute for four hours
-        # would otherwise take a step for each minute of two years.
-        while True:
-            cron = croniter(spec.cron, closes.astimezone(zone).replace(tzinfo=None) + timedelta(seconds=1))
-            last = _as_utc(cron.get_prev(datetime), zone)
-            if not opens < last <= closes or last + spec.duration <= closes or closes >= end:
-                break
-            closes = last + spec.duration
-        if closes > start:
-            yield opens, closes
-        cron = croniter(spec.cron, closes.astimezone(zone).replace(tzinfo=None))
-        following = _as_utc(_next(cron), zone)
-        while following <= opens:  # the hour that autumn repeats lies twice on the wall clock
-            following = _as_utc(_next(cron), zone)
-        opens = following
+    minute, hour, day, month, weekday = spec.cron.split()
+    firings = _times_of_day(minute, hour)
+    usual = _merged_day(firings, spec.duration)
+    # Two days more: one since croniter begins after the moment given, one for the offset of the zone.
+    before = (start - spec.duration).astimezone(zone).replace(tzinfo=None) - timedelta(days=2)
+    days = croniter(f"0 0 {day} {month} {weekday}", before)
+    while True:
+        midnight: datetime = days.get_next(datetime)
+        opens_at = _as_utc(midnight, zone)
+        if opens_at >= end:
+            return
+        if _as_utc(midnight + timedelta(days=1), zone) - opens_at == timedelta(days=1):
+            stretches = [(opens_at + first, opens_at + last) for first, last in usual]
+        else:  # the clock changes on this day: each firing has an offset of its own
+            fired = (_as_utc(midnight + firing, zone) for firing in firings)
+            stretches = [(moment, moment + spec.duration) for moment in fired]
+        yield from ((opens, closes) for opens, closes in stretches if closes > start and opens < end)
 
 
-def _next(cron: croniter) -> datetime:
-    moment: datetime = cron.get_next(datetime)
-    return moment
+def _times_of_day(minute: str, hour: str) -> list[timedelta]:
+    minutes, hours = croniter.expand(f"{minute} {hour} * * *")[0][:2]
+    return [
+        timedelta(hours=int(h), minutes=int(m))
+        for h in (range(24) if hours == ["*"] else sorted(hours))
+        for m in (range(60) if minutes == ["*"] else sorted(minutes))
+    ]
+
+
+def _merged_day(firings: Sequence[timedelta], duration: timedelta) -> list[tuple[timedelta, timedelta]]:
+    """Stretches of a day without a change of clock, from midnight."""
+    merged: list[tuple[timedelta, timedelta]] = []
+    for firing in firings:
+        if merged and firing <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], firing + duration)
+        else:
+            merged.append((firing, firing + duration))
+    return merged
 
 
 def _as_utc(local: datetime, zone: ZoneInfo) -> datetime:
