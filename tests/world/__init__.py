@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from rekeyd.core.model import AccessKey, AccessKeyId, AccountId, KeyStatus, Place, Principal
+from rekeyd.core.policy import Policy
 from rekeyd.core.secret import Secret
 from rekeyd.ports import Pair
 from tests.world.aws import AccountState, Aws, Hand, KeyState, Lags, UserState
@@ -223,6 +224,18 @@ class World:
         return self.points.counts
 
     # --- promises -------------------------------------------------------------------------------------------------
+
+    def follow(self, policy_of: Callable[[Principal], Policy | None]) -> None:
+        """From now on P3 asks for the quarantine of the policy, and P5 knows what the policy allows."""
+        self.promises.policy_of = policy_of
+
+    def allow(self, key_id: str) -> None:
+        """A person named this key (`--replace`): rekeyd may act on it although another hand made it."""
+        self.promises.allowed.add(AccessKeyId(key_id))
+
+    def waive_quarantine(self, key_id: str) -> None:
+        """A person waived it (`--emergency`)."""
+        self.promises.waived.add(AccessKeyId(key_id))
 
     @property
     def violations(self) -> list[str]:

@@ -7,8 +7,9 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import NoReturn
 
 from rekeyd.core.model import (
     AccessKeyId,
@@ -218,21 +219,20 @@ class WorldVault:
     def publish(
         self, place: Place, pair: Pair, *, cas: int, extra: Mapping[str, str], guard: Guard, give_up_at: datetime
     ) -> tuple[int, datetime]:
+        """Tries again after a TemporaryError, each try a call; an injected OutcomeUnknownError reaches the caller."""
         args = {"path": place.path, "cas": cas, "access_key_id": pair.access_key_id}
-        fields = {
-            **extra,
-            place.id_field: pair.access_key_id,
-            place.secret_field: pair.secret_access_key.reveal(),
-        }
+        ours = {place.id_field: str(pair.access_key_id), place.secret_field: pair.secret_access_key.reveal()}
+        if ours.keys() & extra.keys() or BURN_MARKER in extra or len(ours) != 2:
+            raise RefusedError(f"vault {place.path}: two fields have the same name")
 
         def write() -> tuple[int, datetime]:
-            return self._publish(place, fields, cas)
+            return self._publish(place, ours, extra, cas)
 
         while True:
             try:
                 return self._points.call("vault.publish", write, args, guard)
-            except TemporaryError:
-                self._wait_for_server(place, give_up_at)
+            except TemporaryError as error:
+                self._wait_for_server(error, give_up_at)
 
     def burn(self, place: Place, *, cas: int, guard: Guard) -> int:
         args = {"path": place.path, "cas": cas}
@@ -285,7 +285,7 @@ class WorldVault:
                 version=version.number,
                 created_at=version.created_at,
                 access_key_id=AccessKeyId(pair[0]),
-                note=secret.note,
+                note=_note_for(secret.note, pair[0], version.number),
             )
         if set(version.fields) == {BURN_MARKER}:
             return VaultAbsent(version.number)
@@ -322,34 +322,50 @@ class WorldVault:
         except (TemporaryError, RefusedError) as error:
             raise PreconditionError(error.message) from error
 
-    def _wait_for_server(self, place: Place, give_up_at: datetime) -> None:
+    def _wait_for_server(self, error: TemporaryError, give_up_at: datetime) -> None:
+        """Nothing was sent so far, and that is what the caller learns when it is over."""
         left = give_up_at - self.state.clock.now()
         if left <= timedelta(0):
-            raise OutcomeUnknownError(f"vault {place.path}: no answer to the write in time")
-        try:
-            self.state.clock.sleep(min(left, _RETRY_EVERY))
-        except StoppingError as error:
-            raise OutcomeUnknownError(f"vault {place.path}: stopped before the write was answered") from error
+            raise error
+        self.state.clock.sleep(min(left, _RETRY_EVERY))
 
-    def _publish(self, place: Place, fields: dict[str, str], cas: int) -> tuple[int, datetime]:
+    def _publish(
+        self, place: Place, ours: Mapping[str, str], extra: Mapping[str, str], cas: int
+    ) -> tuple[int, datetime]:
         self._reach("publish", place.path)
-        address = address_of(place)
-        secret = self.state.secrets.get(address)
-        landed = secret.versions.get(cas + 1) if secret is not None else None
-        if landed is not None and pair_in(landed.fields, place) == pair_in(fields, place):
-            return landed.number, landed.created_at
-        base = dict(secret.served.fields) if secret is not None and secret.served is not None else {}
-        base.pop(BURN_MARKER, None)
-        version = self.state.write(address, base | fields, cas=cas, by=Hand.REKEYD, pair_by=Hand.REKEYD)
-        self._promises.published(place, AccessKeyId(fields[place.id_field]))
+        before, after = self._around(place, cas)
+        if after is not None:
+            if after.readable and ours.items() <= after.fields.items():
+                return after.number, after.created_at
+            _raise_for_other(place, after)
+        if before is not None and not before.readable:
+            raise RefusedError(f"vault {place.path}: version {cas} is deleted or destroyed")
+        kept = dict(before.fields) if before is not None else {}
+        kept.pop(BURN_MARKER, None)
+        fields = kept | dict(extra) | dict(ours)
+        version = self.state.write(address_of(place), fields, cas=cas, by=Hand.REKEYD, pair_by=Hand.REKEYD)
+        self._promises.published(place, AccessKeyId(ours[place.id_field]))
         return version.number, version.created_at
 
     def _burn(self, place: Place, cas: int) -> int:
         self._reach("burn", place.path)
-        served = self.state.served(place)
-        fields = dict(served.fields) if served is not None else {BURN_MARKER: "true"}
-        pair_by = served.pair_by if served is not None else Hand.REKEYD
+        before, after = self._around(place, cas)
+        if before is None and cas != 0:
+            raise ConflictError(f"vault {place.path}: there is no version {cas}")
+        if before is not None and not before.readable:
+            raise RefusedError(f"vault {place.path}: version {cas} is deleted or destroyed")
+        fields = dict(before.fields) if before is not None else {BURN_MARKER: "true"}
+        if after is not None:
+            if after.readable and after.fields == fields:
+                return after.number
+            _raise_for_other(place, after)
+        pair_by = before.pair_by if before is not None else Hand.REKEYD
         return self.state.write(address_of(place), fields, cas=cas, by=Hand.REKEYD, pair_by=pair_by).number
+
+    def _around(self, place: Place, cas: int) -> tuple[Version | None, Version | None]:
+        """Versions cas and cas + 1, as far as they are kept."""
+        secret = self.state.secrets.get(address_of(place))
+        return (None, None) if secret is None else (secret.versions.get(cas), secret.versions.get(cas + 1))
 
     def _write_note(self, place: Place, note: PublishNote) -> None:
         self._reach("write_note", place.path)
@@ -370,16 +386,26 @@ class WorldVault:
     def _write_mark(self, mark: Mark) -> int:
         self._reach("write_mark", "mark")
         current = self.mark.version if self.mark is not None else 0
+        if self.mark is not None and replace(mark, version=mark.version + 1) == self.mark:
+            return current  # our own earlier request
         if mark.version != current:
             raise ConflictError(f"vault mark: check-and-set {mark.version} did not match the current version {current}")
-        self.mark = Mark(
-            version=current + 1,
-            instance=mark.instance,
-            incarnation=mark.incarnation,
-            seq=mark.seq,
-            event_hash=mark.event_hash,
-        )
+        self.mark = replace(mark, version=current + 1)
         return current + 1
+
+
+def _note_for(note: PublishNote | None, key_id: str, number: int) -> PublishNote | None:
+    """A note on another key, or on a version that does not exist yet, says nothing."""
+    if note is None or note.access_key_id != key_id or note.version > number:
+        return None
+    return note
+
+
+def _raise_for_other(place: Place, after: Version) -> NoReturn:
+    """Version cas + 1 is there and cannot be told to be ours."""
+    if not after.readable:
+        raise OutcomeUnknownError(f"vault {place.path}: version {after.number} is gone and may have been ours")
+    raise ConflictError(f"vault {place.path}: version {after.number} was written by somebody else")
 
 
 def _seen(version: Version, place: Place) -> VaultVersion:
