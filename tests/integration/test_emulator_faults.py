@@ -231,6 +231,13 @@ def test_stopping_releases_whoever_is_held(aws: EmulatedAws, iam: Any) -> None:
         assert answer.result(LIMIT)["Users"]
 
 
+def test_a_long_life_need_not_fill_the_memory(aws: EmulatedAws, iam: Any) -> None:
+    aws.journal_limit = 2
+    for _ in range(5):
+        iam.list_users()
+    assert [seen.seq for seen in aws.requests] == [4, 5]
+
+
 def test_sixteen_clients_at_once_confuse_nothing(aws: EmulatedAws, iam: Any) -> None:
     for n in range(16):
         aws.create_user(HUB, f"user-{n}", key_age=DAY)

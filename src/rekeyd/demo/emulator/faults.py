@@ -349,6 +349,8 @@ class Faulty:
     def __init__(self) -> None:
         self.rules = Rules()
         self.requests: list[SeenRequest] = []
+        self.journal_limit: int | None = None
+        """At least so many of the newest requests are kept; None: all."""
 
     def fault(
         self,

@@ -124,6 +124,8 @@ class FaultyServer(Faulty):
         with self._journal_lock:
             seen = self.read(received, next(self._seq))
             self.requests.append(seen)
+            if self.journal_limit is not None and len(self.requests) > 2 * self.journal_limit:
+                del self.requests[: -self.journal_limit]
             firing = self.rules.firing(seen)
         answer = self._answer(received, seen, firing)
         answered = [rule for rule in firing if rule.when == "answered"]
