@@ -1,0 +1,232 @@
+"""What a finding says: its sentence, its severity, its CIS clauses, and what a person does about it.
+
+A remedy names the page and the command. `{account_id}`, `{principal}` and `{access_key_id}` are filled in; only
+commands that exist are named. Console pages are written as a path through the console, since their addresses
+differ between partitions.
+
+The clauses are those of the CIS Amazon Web Services Foundations Benchmark, as Prowler lists them in
+prowler/compliance/aws/cis_*_aws.json. v1.4 to v4.0 share their numbers.
+"""
+
+from enum import StrEnum
+
+from rekeyd.core.reasons import Reason, Severity
+
+
+class FindingReason(StrEnum):
+    """What was found about an account or the fleet. Principals are refused for a `Reason`; no spelling is in both."""
+
+    ROOT_ACCESS_KEY = "root_access_key"
+    ROOT_UNREADABLE = "root_unreadable"
+    ROOT_UNWATCHED = "root_unwatched"
+    ROOT_USED = "root_used"
+    ROOT_WITHOUT_MFA = "root_without_mfa"
+    REPORT_UNREADABLE = "report_unreadable"
+    KEY_OVER_MAX_AGE = "key_over_max_age"
+    UNMANAGED_KEY_OVER_MAX_AGE = "unmanaged_key_over_max_age"
+    KEY_UNUSED = "key_unused"
+    CONSOLE_USER_WITH_KEYS = "console_user_with_keys"
+    TWO_ACTIVE_KEYS = "two_active_keys"
+    ACCOUNT_FAILING = "account_failing"
+    ACCOUNT_UNREACHABLE = "account_unreachable"
+    ACCOUNT_BRAKED = "account_braked"
+    FLEET_BRAKED = "fleet_braked"
+    VAULT_UNREACHABLE = "vault_unreachable"
+
+    @property
+    def sentence(self) -> str:
+        return _SENTENCES[self]
+
+    @property
+    def severity(self) -> Severity:
+        return _SEVERITIES[self]
+
+    @property
+    def cis(self) -> tuple[str, ...]:
+        """Such as `CIS v5.0 1.3`, one for each version that has a clause."""
+        return _CIS.get(self, ())
+
+    @property
+    def remedy(self) -> str:
+        """With placeholders."""
+        return _REMEDIES[self]
+
+
+def remedy_of(reason: Reason) -> str:
+    """For a principal that was refused; with placeholders."""
+    return _REFUSAL_REMEDIES.get(reason, _EXPLAIN)
+
+
+_SENTENCES = {
+    FindingReason.ROOT_ACCESS_KEY: "the account's root user has an access key",
+    FindingReason.ROOT_UNREADABLE: "whether the account's root user has access keys cannot be told",
+    FindingReason.ROOT_UNWATCHED: "nobody watches the account's root user",
+    FindingReason.ROOT_USED: "the account's root user was used",
+    FindingReason.ROOT_WITHOUT_MFA: "the account's root user has a password and no MFA",
+    FindingReason.REPORT_UNREADABLE: "the account's credential report cannot be read",
+    FindingReason.KEY_OVER_MAX_AGE: "a managed user has an active access key over its policy's age limit",
+    FindingReason.UNMANAGED_KEY_OVER_MAX_AGE: "a user in no policy has an active access key over the age limit",
+    FindingReason.KEY_UNUSED: "an active access key is unused",
+    FindingReason.CONSOLE_USER_WITH_KEYS: "a user with a console password has an active access key",
+    FindingReason.TWO_ACTIVE_KEYS: "a user has more than one active access key",
+    FindingReason.ACCOUNT_FAILING: "passes over the account fail",
+    FindingReason.ACCOUNT_UNREACHABLE: "the account cannot be reached",
+    FindingReason.ACCOUNT_BRAKED: "rotations failed in a row, so none is opened in the account",
+    FindingReason.FLEET_BRAKED: "rotations failed in several accounts, so none is opened anywhere",
+    FindingReason.VAULT_UNREACHABLE: "Vault cannot be used",
+}
+
+_SEVERITIES = {
+    FindingReason.ROOT_ACCESS_KEY: Severity.CRITICAL,
+    FindingReason.ROOT_UNREADABLE: Severity.CRITICAL,
+    # Not watching is mostly somebody's wish, and must be seen all the same.
+    FindingReason.ROOT_UNWATCHED: Severity.MEDIUM,
+    FindingReason.ROOT_USED: Severity.HIGH,
+    FindingReason.ROOT_WITHOUT_MFA: Severity.HIGH,
+    # Root access keys can still be told, from the account summary.
+    FindingReason.REPORT_UNREADABLE: Severity.HIGH,
+    FindingReason.KEY_OVER_MAX_AGE: Severity.HIGH,
+    FindingReason.UNMANAGED_KEY_OVER_MAX_AGE: Severity.MEDIUM,
+    FindingReason.KEY_UNUSED: Severity.MEDIUM,
+    FindingReason.CONSOLE_USER_WITH_KEYS: Severity.LOW,
+    FindingReason.TWO_ACTIVE_KEYS: Severity.LOW,
+    FindingReason.ACCOUNT_FAILING: Severity.HIGH,
+    FindingReason.ACCOUNT_UNREACHABLE: Severity.HIGH,
+    FindingReason.ACCOUNT_BRAKED: Severity.HIGH,
+    FindingReason.FLEET_BRAKED: Severity.HIGH,
+    FindingReason.VAULT_UNREACHABLE: Severity.HIGH,
+}
+
+_TO_V4 = ("v1.4", "v1.5", "v2.0", "v3.0", "v4.0")
+
+
+def _clauses(to_v4: str, v5: str, v6: str, v7: str | None) -> tuple[str, ...]:
+    """None: v7.0 dropped the clause."""
+    later = (("v5.0", v5), ("v6.0", v6), ("v7.0", v7))
+    old = tuple(f"CIS {version} {to_v4}" for version in _TO_V4)
+    return old + tuple(f"CIS {version} {number}" for version, number in later if number is not None)
+
+
+_OLD_KEYS = _clauses("1.14", "1.13", "2.13", "2.12")
+
+_CIS = {
+    FindingReason.ROOT_ACCESS_KEY: _clauses("1.4", "1.3", "2.3", "2.4"),
+    FindingReason.ROOT_UNREADABLE: _clauses("1.4", "1.3", "2.3", "2.4"),
+    FindingReason.ROOT_UNWATCHED: _clauses("1.4", "1.3", "2.3", "2.4"),
+    FindingReason.ROOT_USED: _clauses("1.7", "1.6", "2.6", "2.7"),
+    FindingReason.ROOT_WITHOUT_MFA: _clauses("1.5", "1.4", "2.4", "2.5"),
+    FindingReason.KEY_OVER_MAX_AGE: _OLD_KEYS,
+    FindingReason.UNMANAGED_KEY_OVER_MAX_AGE: _OLD_KEYS,
+    FindingReason.KEY_UNUSED: _clauses("1.12", "1.11", "2.11", "2.11"),
+    FindingReason.CONSOLE_USER_WITH_KEYS: _clauses("1.11", "1.10", "2.10", None),
+    FindingReason.TWO_ACTIVE_KEYS: _clauses("1.13", "1.12", "2.12", None),
+}
+
+_POLICY = "compare the policy of rekeyd's role in account {account_id} with: rekeyd policy aws"
+_EXPLAIN = "run: rekeyd explain {principal} --account {account_id}"
+_USER_KEYS = "IAM console > Users > {principal} > Security credentials > Access keys"
+_DELETE = "aws iam delete-access-key --user-name {principal} --access-key-id {access_key_id}"
+_REPLACE = "rekeyd rotate-now {principal} --account {account_id} --replace {access_key_id}"
+_ROTATE = "rekeyd rotate-now {principal} --account {account_id}"
+
+_REMEDIES = {
+    FindingReason.ROOT_ACCESS_KEY: (
+        "find who made it and what uses it, then delete it; there is no undo. Sign in as the root user of account "
+        "{account_id}: account name > Security credentials > Access keys. For a member account of an organization "
+        "with centralized root access: aws sts assume-root --target-principal {account_id} with the task policy "
+        "IAMDeleteRootUserCredentials, then aws iam list-access-keys and aws iam delete-access-key. "
+        "https://docs.aws.amazon.com/IAM/latest/UserGuide/id_root-user_manage_delete-key.html"
+    ),
+    FindingReason.ROOT_UNREADABLE: f"allow iam:GetAccountSummary; {_POLICY}",
+    FindingReason.ROOT_UNWATCHED: (
+        "take account {account_id} back into aws.accounts or out of aws.organization.exclude_accounts, or look at its "
+        "root user by hand; look at it with: rekeyd config show"
+    ),
+    FindingReason.ROOT_USED: (
+        "find out who used it and for what: CloudTrail console > Event history, User name = root. Daily work belongs "
+        "to roles. https://docs.aws.amazon.com/IAM/latest/UserGuide/root-user-best-practices.html"
+    ),
+    FindingReason.ROOT_WITHOUT_MFA: (
+        "sign in as the root user of account {account_id}: account name > Security credentials > Multi-factor "
+        "authentication; in a member account of an organization rather remove the root password. "
+        "https://docs.aws.amazon.com/IAM/latest/UserGuide/enable-mfa-for-root.html"
+    ),
+    FindingReason.REPORT_UNREADABLE: f"allow iam:GenerateCredentialReport and iam:GetCredentialReport; {_POLICY}",
+    FindingReason.KEY_OVER_MAX_AGE: f"{_EXPLAIN}; if nothing stands against it: {_ROTATE}",
+    FindingReason.UNMANAGED_KEY_OVER_MAX_AGE: (
+        f"give the user a policy in rekeyd's configuration, or rotate or delete the key by hand: {_USER_KEYS}"
+    ),
+    FindingReason.KEY_UNUSED: f"ask the owner, deactivate the key, wait, and delete it: {_USER_KEYS}",
+    FindingReason.CONSOLE_USER_WITH_KEYS: (
+        f"a person uses roles and no access key, a program has no password; remove one of the two: {_USER_KEYS}"
+    ),
+    FindingReason.TWO_ACTIVE_KEYS: (
+        "during the overlap of a rotation this is right and ends by itself; otherwise deactivate the one that is not "
+        f"used: {_USER_KEYS}"
+    ),
+    FindingReason.ACCOUNT_FAILING: "look at the log's pass.failed and principal.failed lines; run: rekeyd status",
+    FindingReason.ACCOUNT_UNREACHABLE: (
+        "check the role and its trust policy in account {account_id}, its external id, and the network; compare with: "
+        "rekeyd policy aws"
+    ),
+    FindingReason.ACCOUNT_BRAKED: (
+        "find out why rotations fail (rekeyd history), then: rekeyd brake show, rekeyd brake release"
+    ),
+    FindingReason.FLEET_BRAKED: "find out why rotations fail (rekeyd history), then: rekeyd brake release",
+    FindingReason.VAULT_UNREACHABLE: "check that Vault is up, unsealed, and that rekeyd's token or role is good",
+}
+
+_VAULT_SECRET = "look at its versions: vault kv metadata get, at the path that rekeyd explain {principal} shows"  # noqa: S105
+    "look at the secret's versions: vault kv metadata get, at the path that rekeyd explain {principal} shows"  # noqa: S105 - a sentence
+)
+_NAMES = f"{_EXPLAIN}; the journal knows the user from before (rekeyd history)"
+
+_REFUSAL_REMEDIES = {
+    Reason.STEP_FAILED: f"it is tried again by itself; {_EXPLAIN}",
+    Reason.UNMANAGED: f"to take it over: {_ROTATE}; or set adopt in its policy",
+    Reason.TWO_KEYS_UNMANAGED: f"free one of the two slots by hand, or: {_REPLACE}",
+    Reason.STRAY_KEY: f"find out who made {{access_key_id}}; if it is not needed: {_REPLACE}",
+    Reason.STILL_USED: f"move the consumer named in the message to the pair in Vault; {_EXPLAIN}",
+    Reason.LAST_USE_UNKNOWN: f"allow iam:GetAccessKeyLastUsed; {_POLICY}",
+    Reason.USED_IN_QUARANTINE: (
+        "a consumer still has the old key: move it to the pair in Vault; if consumers are broken meanwhile: rekeyd "
+        "rollback {principal} --account {account_id}"
+    ),
+    Reason.REACTIVATED: (
+        f"ask who reactivated {{access_key_id}} and why; when it is over, deactivate it again: {_USER_KEYS}"
+    ),
+    Reason.HELD_KEY_DEAD: (
+        "consumers fail now. If nobody deactivated it on purpose (incident response): "
+        f"{_ROTATE}; else talk to whoever did. {_USER_KEYS}"
+    ),
+    Reason.HELD_KEY_NOT_HONOURED: f"consumers may fail now; {_EXPLAIN}; a new pair: {_ROTATE}",
+    Reason.PROOF_UNAVAILABLE: f"check that AWS STS can be reached from rekeyd; {_EXPLAIN}",
+    Reason.NO_FREE_SLOT: f"{_EXPLAIN}; if the other key is not needed: {_REPLACE}",
+    Reason.MORE_THAN_TWO_KEYS: f"delete keys by hand until two are left: {_USER_KEYS}, or {_DELETE}",
+    Reason.SAME_SECOND_KEYS: f"say which key may go: {_REPLACE}",
+    Reason.KEY_STATUS_UNKNOWN: f"look at the key, and delete it if it is dead: {_USER_KEYS}",
+    Reason.USER_RECREATED: _NAMES,
+    Reason.USER_RENAMED: _NAMES,
+    Reason.FOREIGN_KEY_IN_VAULT: (
+        f"put the user's own pair back, or correct vault.path or the policy's match; {_VAULT_SECRET}"
+    ),
+    Reason.PATH_COLLISION: "make vault.path tell the two users apart; check with: rekeyd config check",
+    Reason.BAD_PATH: "correct vault.path or the user's tags; check with: rekeyd config check",
+    Reason.VAULT_MOVED: "set vault.address, namespace, mount, path and fields back to where the pair was published",
+    Reason.VAULT_DELETED: f"undelete the version, or delete the metadata to start anew; {_VAULT_SECRET}",
+    Reason.VAULT_DESTROYED: f"delete the metadata to start anew, then: {_ROTATE}; {_VAULT_SECRET}",
+    Reason.VAULT_WITHOUT_PAIR: f"put the pair back, or correct vault.fields; {_VAULT_SECRET}",
+    Reason.VAULT_UNREADABLE: "compare the policy of rekeyd's token with: rekeyd policy vault",
+    Reason.OWN_IDENTITY: "exclude this user from every policy: rekeyd never rotates the key it runs with",
+    Reason.LEFT_POLICY: (
+        "give the user a policy again and let the rotation end, or finish it by hand; "
+        "run: rekeyd explain {principal} --account {account_id}"
+    ),
+    Reason.POLICY_UNKNOWN: f"allow iam:GetAccountAuthorizationDetails and iam:GetUser; {_POLICY}",
+    Reason.BRAKED: "run: rekeyd brake show",
+    Reason.FROZEN: "it ends by itself; freezes stand in the configuration: fleet.freezes",
+    Reason.OBSERVE_MODE: 'set fleet.mode = "enforce" when rekeyd shall act',
+    Reason.RATE_LIMITED: "it ends by itself; the limit is fleet.max_rotations_per_hour",
+    Reason.MARK_OF_ANOTHER_INSTANCE: "give each deployment its own journal.instance",
+    Reason.MARK_NOT_WRITABLE: "allow rekeyd to write vault.state_path; compare with: rekeyd policy vault",
+}
