@@ -3,6 +3,7 @@
 `OpenBaoStand` is the real adapter on a real server, `WorldStand` the in-memory world; a contract test takes either.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,8 @@ from tests.world import VirtualClock, World
 OLD = AccessKeyId("AKIAOLDOLDOLDOLD0001")
 NEW = AccessKeyId("AKIANEWNEWNEWNEW0002")
 STRANGE = AccessKeyId("AKIASTRANGESTRAN0003")
+
+_numbers = itertools.count(1)
 
 
 def secret_of(key_id: str) -> str:
@@ -122,7 +125,7 @@ class OpenBaoStand:
         self.server = server
         self.mount = mount
         self.clock = SteadyClock(datetime.now(UTC))  # noqa: TID251 - the server's clock is the machine's
-        self.token_file = write_secret(folder / f"token-{mount}", token or server.root_token)
+        self.token_file = write_secret(folder / f"token-{next(_numbers)}", token or server.root_token)
         self.settings = VaultSettings(
             address=address or server.address,
             auth=TokenFileAuth(token_file=self.token_file),

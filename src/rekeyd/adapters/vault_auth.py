@@ -173,10 +173,13 @@ class TokenFile:
                     self._stamp = stamp
                     if token != self._token:
                         self._token = token
-            except (OSError, TemporaryError) as error:
+            except OSError as error:
                 # An agent replaces its file; a moment without one is no reason to forget a token that works.
                 if self._token is None:
                     raise _unreadable(self._path, "the Vault token", error) from error
+            except TemporaryError:
+                if self._token is None:
+                    raise
             return self._token
 
 
@@ -359,7 +362,7 @@ class LoggedIn:
         now = self._clock.now()
         credential = self._login.credential()
         if now < self._login_allowed_at(now) and not self._is_new(credential):
-            raise TemporaryError(
+            raise RefusedError(
                 f"the login to Vault by {self._login.method} was refused, and is tried again at "
                 f"{self._login_allowed_at(now):%H:%M:%S} UTC, as Vault locks a role after a few refusals",
                 hint="put a valid secret_id in its file; a new one is tried at once",

@@ -155,8 +155,9 @@ def _segment_problem(segment: str) -> str | None:
 
 
 def _user_path(values: PathValues) -> list[str]:
-    inner = values.user_path.removeprefix("/").removesuffix("/")
-    return inner.split("/") if inner else []
+    if values.user_path == "/":
+        return []
+    return values.user_path.removeprefix("/").removesuffix("/").split("/")
 
 
 def _value(name: str, values: PathValues) -> str:
