@@ -554,6 +554,9 @@ class Journal(Protocol):
     def acquire(self, account_id: AccountId, *, actor: str) -> AccountJournal | None:
         """None: another live holder has it."""
 
+    def known(self, principal: Principal) -> Known:
+        """The same as `AccountJournal.known`, without a lease: to look, not to act."""
+
     def release(self, lease: Lease) -> None: ...
 
     def holder_of(self, account_id: AccountId) -> str | None: ...

@@ -14,13 +14,13 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from rekeyd.adapters import journal_schema as t
-from rekeyd.adapters.journal_account import SqlAccountJournal
+from rekeyd.adapters.journal_account import LookedUpFacts, SqlAccountJournal
 from rekeyd.adapters.journal_chain import JournalPart, Recorded, append_event
 from rekeyd.adapters.journal_owners import HolderAlive
 from rekeyd.adapters.journal_sqlite import SqliteStore
-from rekeyd.core.model import AccountId
+from rekeyd.core.model import AccountId, Principal
 from rekeyd.errors import Error
-from rekeyd.ports import Clock, Lease
+from rekeyd.ports import Clock, Known, Lease
 
 BEATS_PER_TTL = 6
 """A guard wants a beat younger than ttl/2, so two of these may fail before anything stops."""
@@ -95,6 +95,13 @@ class LeasePart(JournalPart):
                     )
                     .values(holder=None)
                 )
+
+    def known(self, principal: Principal) -> Known:
+        """Without a lease: to look, not to act."""
+        facts = LookedUpFacts(
+            self._store, self._clock, account_id=principal.account_id, holder_alive=self._holder_alive
+        )
+        return facts.known(principal)
 
     def holder_of(self, account_id: AccountId) -> str | None:
         """None: nobody alive."""

@@ -1,0 +1,257 @@
+"""Puts rules and adapters together. The only file that knows both."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from rekeyd.adapters.aws_accounts import AwsCloud
+from rekeyd.adapters.aws_session import AccountSettings, AwsSettings, OrganizationSettings
+from rekeyd.adapters.clock import SystemClock
+from rekeyd.adapters.journal import SqlJournal, open_journal
+from rekeyd.adapters.vault_fields import PathValues, field_names, render_path
+from rekeyd.adapters.vault_kv import KvVault
+from rekeyd.adapters.vault_settings import (
+    AppRoleAuth,
+    CertAuth,
+    JwtAuth,
+    KubernetesAuth,
+    TokenFileAuth,
+    VaultAuth,
+    VaultSettings,
+)
+from rekeyd.adapters.windows import open_intervals
+from rekeyd.config import Config, freezes_of, policies_of
+from rekeyd.config.models import AuthMethod, FleetMode
+from rekeyd.core.model import AccountId, Interval, Place, Principal
+from rekeyd.core.policy import Policy
+from rekeyd.errors import ConfigError, StateError
+from rekeyd.fleet.alarms import AlarmKeeper, LogNotifier
+from rekeyd.fleet.gates import Gates
+from rekeyd.fleet.mark import MarkKeeper
+from rekeyd.fleet.passes import Fleet
+from rekeyd.fleet.posture import PostureGatherer
+from rekeyd.fleet.settings import FleetSettings, Mode
+from rekeyd.reconcile.execute import Executor
+from rekeyd.reconcile.observe import Observer
+from rekeyd.reconcile.principal import Reconciler
+from rekeyd.reconcile.rules import Rules
+
+# A wait for the next window is never longer than this, so that is how far windows are laid out.
+_WINDOWS_AHEAD = timedelta(days=366)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class App:
+    """Everything that a command or the daemon works with."""
+
+    config: Config
+    clock: SystemClock
+    cloud: AwsCloud
+    vault: KvVault
+    journal: SqlJournal
+    rules: Rules
+    fleet: Fleet
+
+    def refuse_root(self) -> None:
+        """P8: StateError when rekeyd's own credentials are an AWS root user's."""
+        for account_id in self.cloud.accounts().watched:
+            if self.cloud.sts.caller_identity(account_id).is_root:
+                raise StateError(
+                    f"rekeyd's credentials are those of the root user of account {account_id}; it refuses to run",
+                    hint="use a role, or an IAM user with the permissions that `rekeyd policy aws` prints",
+                )
+            return
+
+
+@contextmanager
+def opened(config: Config, *, actor: str, clock: SystemClock | None = None, heart: bool = True) -> Iterator[App]:
+    """With the journal's owner lock held. `heart`: beat in a thread of its own (the daemon has a scheduler for it)."""
+    clock = clock if clock is not None else SystemClock()
+    journal = journal_of(config, clock)
+    vault = KvVault(vault_settings(config), clock)
+    try:
+        app = assembled(config, clock=clock, journal=journal, vault=vault, actor=actor)
+        if heart:
+            with journal.beating():
+                yield app
+        else:
+            yield app
+    finally:
+        vault.close()
+        journal.close()
+
+
+@contextmanager
+def observing(config: Config, *, actor: str) -> Iterator[App]:
+    """For `plan`, `explain` and `audit`: looks live, holds nothing, writes nothing. The journal must exist."""
+    clock = SystemClock()
+    journal = journal_of(config, clock, read_only=True)
+    vault = KvVault(vault_settings(config), clock)
+    try:
+        yield assembled(config, clock=clock, journal=journal, vault=vault, actor=actor)
+    finally:
+        vault.close()
+        journal.close()
+
+
+def journal_of(config: Config, clock: SystemClock, *, read_only: bool = False) -> SqlJournal:
+    settings = config.journal
+    password_file = None if settings.password_file is None else Path(settings.password_file)
+    return open_journal(
+        settings.url, instance=settings.instance, clock=clock, password_file=password_file, read_only=read_only
+    )
+
+
+def assembled(config: Config, *, clock: SystemClock, journal: SqlJournal, vault: KvVault, actor: str) -> App:
+    cloud = AwsCloud(aws_settings(config), clock, instance=config.journal.instance)
+    rules = rules_of(config, lambda: cloud.partition)
+    settings = fleet_settings(config)
+    gates = Gates(journal=journal, clock=clock, settings=settings)
+    mark = MarkKeeper(vault=vault, journal=journal, clock=clock, enabled=settings.mode is Mode.ENFORCE)
+    executor = Executor(
+        cloud=cloud,
+        vault=vault,
+        clock=clock,
+        rules=rules,
+        confirm_mark=mark.confirm,
+        raise_mark=mark.raise_,
+        before_open=gates.before_open,
+    )
+    reconciler = Reconciler(observer=Observer(vault=vault, clock=clock, rules=rules), executor=executor)
+    fleet = Fleet(
+        cloud=cloud,
+        journal=journal,
+        clock=clock,
+        settings=settings,
+        rules=rules,
+        reconciler=reconciler,
+        gates=gates,
+        mark=mark,
+        alarms=AlarmKeeper(journal, clock, repeat_every=settings.alarm_repeat_every, notify=LogNotifier()),
+        posture=PostureGatherer(clock),
+        actor=actor,
+        stop=clock.stopping,
+    )
+    return App(config=config, clock=clock, cloud=cloud, vault=vault, journal=journal, rules=rules, fleet=fleet)
+
+
+def rules_of(config: Config, partition: Callable[[], str]) -> Rules:
+    names = field_names(config.vault.fields.preset.value, extra=config.vault.fields.extra)
+
+    def place_of(principal: Principal) -> Place:
+        values = PathValues(
+            account_id=principal.account_id,
+            user_name=principal.user_name,
+            user_path=principal.path,
+            partition=partition(),
+        )
+        return Place(
+            address=config.vault.address,
+            namespace=config.vault.namespace or "",
+            mount=config.vault.mount,
+            path=render_path(config.vault.path, values),
+            id_field=names.id_field,
+            secret_field=names.secret_field,
+        )
+
+    return Rules(
+        policies=policies_of(config),
+        place_of=place_of,
+        windows_of=windows_of,
+        settle=config.aws.settle,
+        region=config.aws.region,
+        extra_fields=dict(names.extra),
+    )
+
+
+def windows_of(policy: Policy, now: datetime) -> tuple[Interval, ...] | None:
+    if not policy.windows:
+        return None
+    return tuple(
+        Interval(start=start, end=end) for start, end in open_intervals(policy.windows, now, now + _WINDOWS_AHEAD)
+    )
+
+
+def fleet_settings(config: Config) -> FleetSettings:
+    unused = [policy.unused_after for policy in config.policies]
+    return FleetSettings(
+        mode=Mode.OBSERVE if config.fleet.mode is FleetMode.OBSERVE else Mode.ENFORCE,
+        freezes=freezes_of(config),
+        max_parallel=config.fleet.max_parallel,
+        max_rotations_per_hour=config.fleet.max_rotations_per_hour,
+        stop_after_failures=config.fleet.stop_after_failures,
+        brake_retry=config.fleet.brake_retry,
+        scan_every=config.scan.every,
+        drift_every=config.scan.drift_every,
+        alarm_repeat_every=config.alarms.repeat_every,
+        unused_after=min(unused) if unused else FleetSettings().unused_after,
+    )
+
+
+def aws_settings(config: Config) -> AwsSettings:
+    aws = config.aws
+    return AwsSettings(
+        region=aws.region,
+        endpoint_url=aws.endpoint_url,
+        accounts=tuple(
+            AccountSettings(
+                id=AccountId(account.id),
+                role_arn=account.role_arn,
+                external_id_file=None if account.external_id_file is None else Path(account.external_id_file),
+            )
+            for account in aws.accounts
+        ),
+        organization=None
+        if aws.organization is None
+        else OrganizationSettings(
+            role_name=aws.organization.role_name,
+            exclude_accounts=frozenset(AccountId(a) for a in aws.organization.exclude_accounts),
+        ),
+    )
+
+
+def vault_settings(config: Config) -> VaultSettings:
+    vault = config.vault
+    return VaultSettings(
+        address=vault.address,
+        auth=_auth(config),
+        state_path=vault.state_path.replace("{instance}", config.journal.instance),
+        namespace=vault.namespace or "",
+        mount=vault.mount,
+        ca_file=_path(vault.ca_file),
+        client_cert_file=_path(vault.client_cert_file),
+        client_key_file=_path(vault.client_key_file),
+        pool_size=config.fleet.max_parallel,
+        allow_http=vault.allow_http,
+    )
+
+
+def _auth(config: Config) -> VaultAuth:
+    auth = config.vault.auth
+    token_file, secret_id_file, jwt_file = (_path(f) for f in (auth.token_file, auth.secret_id_file, auth.jwt_file))
+    match auth.method:
+        case AuthMethod.TOKEN_FILE if token_file is not None:
+            return TokenFileAuth(token_file=token_file)
+        case AuthMethod.APPROLE if secret_id_file is not None:
+            return AppRoleAuth(
+                secret_id_file=secret_id_file,
+                role_id=auth.role_id,
+                role_id_file=_path(auth.role_id_file),
+                mount=auth.mount or "approle",
+            )
+        case AuthMethod.KUBERNETES if auth.role is not None:
+            given = {} if jwt_file is None else {"jwt_file": jwt_file}
+            return KubernetesAuth(role=auth.role, mount=auth.mount or "kubernetes", **given)
+        case AuthMethod.JWT if auth.role is not None and jwt_file is not None:
+            return JwtAuth(role=auth.role, jwt_file=jwt_file, mount=auth.mount or "jwt")
+        case AuthMethod.CERT:
+            return CertAuth(role=auth.role or "", mount=auth.mount or "cert")
+        case _:
+            # The configuration's own check names what is missing before it comes to this.
+            raise ConfigError(f'vault.auth.method = "{auth.method.value}" cannot be used with the settings given')
+
+
+def _path(path: str | None) -> Path | None:
+    return None if path is None else Path(path)
