@@ -1,1 +1,4 @@
-"""Adapters: one outside thing a file; foreign exceptions become rekeyd.errors here, and no response body gets through."""
+"""Adapters: one outside thing a file.
+
+Foreign exceptions become `rekeyd.errors` here, and no response body gets through.
+"""
