@@ -1,5 +1,7 @@
 """The connection itself: who is trusted, how long a call may take, and what a broken server can do."""
 
+import http.server
+import json
 import socket
 import threading
 import time
@@ -8,16 +10,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from rekeyd.adapters.vault_kv import KvVault
 from rekeyd.adapters.vault_settings import CertAuth, TokenFileAuth, VaultSettings
 from rekeyd.adapters.vault_wire import Wire
+from rekeyd.core.model import Place, VaultAbsent, VaultHeld
 from rekeyd.errors import ConfigError, LeaseLostError, OutcomeUnknownError, RefusedError, TemporaryError
-from tests.contract.vault_stand import SteadyClock
+from tests.contract.vault_stand import NEW, SteadyClock, pair, unguarded
 from tests.contract.vault_tls import Authority, TlsServer
 from tests.secret_registry import write_secret
+
+pytestmark = pytest.mark.slow
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LOGGED_IN = {"auth": {"client_token": "s.bycertificate", "lease_duration": 600, "renewable": True}}
@@ -250,3 +256,76 @@ def test_a_login_by_certificate_shows_it_and_names_the_role(tmp_path: Path, auth
         made.close()
     assert vault.bodies == [("/v1/auth/cert/login", {"name": "rotator"}), ("/v1/auth/token/revoke-self", None)]
     assert vault.callers == ["rekeyd", "rekeyd"]
+
+
+# --- clusters ---
+
+
+class _ClusterNode(http.server.BaseHTTPRequestHandler):
+    """A standby as OpenBao's: behind until a read names the index of the write, and then it asks the leader."""
+
+    protocol_version = "HTTP/1.1"
+    index = "eyJjbHVzdGVyIjoiYyIsInZhbHVlIjoiNyJ9"
+    asked: ClassVar[list[tuple[str, str | None, str | None]]] = []
+
+    def do_GET(self) -> None:
+        named = self.headers.get("X-Vault-Index")
+        self.asked.append((self.path, named, self.headers.get("X-Vault-Inconsistent")))
+        if "/ui/mounts/" in self.path:
+            self._say(200, {"data": {"type": "kv", "path": "secret/", "options": {"version": "2"}}})
+        elif named == self.index and len([path for path, seen, _ in self.asked if seen == named]) < 3:
+            # Still behind, and no way to the leader just now.
+            self._say(429, {"errors": []})
+        elif named == self.index:
+            metadata = {"version": 1, "created_time": "2026-11-23T10:00:00.123456789Z", "custom_metadata": None}
+            fields = {"access_key_id": "AKIANEWNEWNEWNEW0002", "secret_access_key": "x"}
+            self._say(200, {"data": {"data": fields, "metadata": metadata}})
+        else:
+            self._say(404, {"errors": []})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        made = {"version": 1, "created_time": "2026-11-23T10:00:00.123456789Z"}
+        self._say(200, {"data": made}, index=self.index)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Nothing."""
+
+    def _say(self, status: int, answer: object, *, index: str | None = None) -> None:
+        content = json.dumps(answer).encode()
+        self.send_response(status)
+        if index is not None:
+            self.send_header("X-Vault-Index", index)
+        self.send_header("Content-Type", "application/json; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def test_a_read_after_a_write_names_the_write_so_that_a_standby_asks_the_leader(tmp_path: Path) -> None:
+    _ClusterNode.asked.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _ClusterNode)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    clock = SteadyClock(START)
+    vault = KvVault(settings(address, tmp_path), clock)
+    place = Place(
+        address=address,
+        namespace="",
+        mount="secret",
+        path="aws/ci",
+        id_field="access_key_id",
+        secret_field="secret_access_key",
+    )
+    assert vault.current(place) == VaultAbsent(0)
+    vault.publish(place, pair(NEW), cas=0, extra={}, guard=unguarded, give_up_at=clock.in_time())
+    assert isinstance(vault.current(place), VaultHeld)
+    reads = [asked for asked in _ClusterNode.asked if "/data/" in asked[0]]
+    assert {policy for _, _, policy in reads} == {"forward-active-node"}
+    assert [index for _, index, _ in reads] == [None] + 3 * [_ClusterNode.index]
+    vault.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
