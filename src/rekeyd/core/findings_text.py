@@ -176,9 +176,7 @@ _REMEDIES = {
     FindingReason.VAULT_UNREACHABLE: "check that Vault is up, unsealed, and that rekeyd's token or role is good",
 }
 
-_VAULT_SECRET = "look at its versions: vault kv metadata get, at the path that rekeyd explain {principal} shows"  # noqa: S105
-    "look at the secret's versions: vault kv metadata get, at the path that rekeyd explain {principal} shows"  # noqa: S105 - a sentence
-)
+_VAULT_SECRET = "see its versions: vault kv metadata get, at the path that rekeyd explain {principal} shows"  # noqa: S105
 _NAMES = f"{_EXPLAIN}; the journal knows the user from before (rekeyd history)"
 
 _REFUSAL_REMEDIES = {
