@@ -1,8 +1,8 @@
 """IAM of one account.
 
 * Reads repeat by themselves; IsTruncated alone says whether there is more.
-* A change is sent once, on a connection of its own, and only after its guard passed: the guard is the last
-  thing before the request leaves, after the signature.
+* A change is sent once, on a connection of its own, and only after its guard passed, which is the last thing
+  before the request leaves, after the signature.
 * What left and did not come back as an answer that shows success is OutcomeUnknownError, whatever went wrong.
 * An answer without the members it must have is no answer; a missing list is never an empty one.
 """
@@ -10,7 +10,6 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +33,7 @@ from rekeyd.core.model import (
     UseUnknown,
 )
 from rekeyd.core.secret import Secret
-from rekeyd.errors import Error, LeaseLostError, NotFoundError, OutcomeUnknownError, RefusedError, TemporaryError
+from rekeyd.errors import Error, NotFoundError, OutcomeUnknownError, RefusedError, TemporaryError
 from rekeyd.ports import AccountSummary, Clock, CreatedKey, CredentialReport, Guard, Pair
 
 if TYPE_CHECKING:
@@ -66,8 +65,8 @@ _TRAIL_MARGIN = timedelta(minutes=1)
 
 
 @dataclass(slots=True)
-class _Sending:
-    """One change under way in this thread."""
+class _Departure:
+    """The last word before one change leaves. What it raises keeps the request here."""
 
     guard: Guard
     token: str | None
@@ -75,8 +74,21 @@ class _Sending:
     """Handed to the network."""
     stopped_by: BaseException | None = None
 
-
-_SENDING: ContextVar[_Sending | None] = ContextVar("rekeyd_sending", default=None)
+    def __call__(self, request: Any, **_: Any) -> None:
+        """For botocore's `before-send`: the request is signed by now."""
+        if self.left:
+            raise OutcomeUnknownError("a change was about to be sent a second time")
+        if self.token is not None:
+            # botocore leaves the user agent out of the signature.
+            agent = request.headers.get("User-Agent") or ""
+            said = agent.decode() if isinstance(agent, bytes) else str(agent)
+            request.headers["User-Agent"] = f"{said} {self.token}".strip()
+        try:
+            self.guard()
+        except BaseException as error:
+            self.stopped_by = error
+            raise
+        self.left = True
 
 
 class AwsIam:
@@ -300,50 +312,23 @@ class AwsIam:
         token: str | None = None,
     ) -> T:
         call = self._call(action, user_name)
-        client = self._sessions.changing(self.account_id, _guard_changes)
-        sending = _Sending(guard, token)
-        before = _SENDING.set(sending)
+        departure = _Departure(guard, token)
+        client = self._sessions.changing(self.account_id)
+        client.meta.events.register_last("before-send.iam.*", departure)
         try:
             return understand(send(client))
         except Exception as error:  # noqa: BLE001 - after it left, whatever is not understood is not known
             if blames_own_credentials(error):
                 self._sessions.renew()
-            if sending.left:
+            if departure.left:
                 failure: BaseException = change_failure(error, call)
-            elif sending.stopped_by is not None:
-                failure = sending.stopped_by
+            elif departure.stopped_by is not None:
+                failure = departure.stopped_by
             else:
                 failure = error if isinstance(error, Error) else read_failure(error, call)
         finally:
-            _SENDING.reset(before)
+            client.close()
         raise failure
-
-
-def _guard_changes(iam: "IAMClient") -> None:
-    iam.meta.events.register_last("before-send.iam.*", _let_one_leave)
-
-
-def _let_one_leave(request: Any, **_: Any) -> None:
-    """The last word before a change leaves. What it raises keeps the request here."""
-    sending = _SENDING.get()
-    if sending is None:
-        raise LeaseLostError("a change without a guard was not sent")
-    if sending.left:
-        raise OutcomeUnknownError("a change was about to be sent a second time")
-    # Not part of the signature, as botocore signs neither of the two.
-    if sending.token is not None:
-        agent = request.headers.get("User-Agent") or ""
-        said = agent.decode() if isinstance(agent, bytes) else str(agent)
-        request.headers["User-Agent"] = f"{said} {sending.token}".strip()
-    # A connection kept from the last change may be closed just as this one is sent: its outcome would be unknown
-    # for nothing.
-    request.headers["Connection"] = "close"
-    try:
-        sending.guard()
-    except BaseException as error:
-        sending.stopped_by = error
-        raise
-    sending.left = True
 
 
 def _pages(page: Callable[[dict[str, str]], Any], member: str) -> Iterator[Any]:
