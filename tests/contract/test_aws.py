@@ -1,6 +1,7 @@
 """What rekeyd may expect of `Iam`, `Sts` and `Cloud`: the same for the world in memory and for AWS over HTTP."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -158,6 +159,9 @@ def test_a_pair_is_proven_against_the_principal(side: Side, iam: Iam) -> None:
     assert sts.prove(pair, user) is Proof.ACCEPTED
     assert sts.prove(pair, user, region="eu-west-1") is Proof.ACCEPTED
     assert sts.prove(pair, other) is Proof.OTHER_PRINCIPAL
+    # Made again under its old name, or moved to another path: not the one that was meant.
+    assert sts.prove(pair, replace(user, user_id=other.user_id)) is Proof.OTHER_PRINCIPAL
+    assert sts.prove(pair, replace(user, arn=other.arn)) is Proof.OTHER_PRINCIPAL
     wrong = Pair(access_key_id=pair.access_key_id, secret_access_key=Secret("not/the/secret/of/that/key/0123456789ab"))
     assert sts.prove(wrong, user) is Proof.WRONG_SECRET
     iam.update_access_key("ci", pair.access_key_id, KeyStatus.INACTIVE, guard=passes)
