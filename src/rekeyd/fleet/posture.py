@@ -1,0 +1,154 @@
+"""The facts that findings are judged by: gathered from IAM in as few calls as possible, or read from the journal.
+
+A root check is one call: AWS makes a new credential report at most every four hours, and until then the last one is
+kept. A look-up that fails keeps the last answer and says since how many looks it is old.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from rekeyd.core.events import Event
+from rekeyd.core.findings import (
+    AccountSeen,
+    Finding,
+    FindingReason,
+    Limits,
+    ManagedSeen,
+    Unreadable,
+    found,
+    refused,
+    root_state,
+)
+from rekeyd.core.model import AccountId
+from rekeyd.core.policy import Policy
+from rekeyd.errors import AccessDeniedError, Error, StoppingError
+from rekeyd.logs import get_logger
+from rekeyd.ports import AccountStatus, Brake, Clock, CredentialReport, Iam, PrincipalStatus
+
+log = get_logger()
+
+T = TypeVar("T")
+
+REPORT_LIFE = timedelta(hours=4)
+"""Within it AWS serves the old report again.
+https://docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_getting-report.html"""
+
+
+def gather(
+    iam: Iam,
+    clock: Clock,
+    *,
+    previous: AccountSeen | None = None,
+    managed: Mapping[str, ManagedSeen] | None = None,
+    limits: Limits | None = None,
+    report_wait: timedelta = timedelta(seconds=30),
+) -> AccountSeen:
+    """Look at one account. Never raises for an answer of AWS, only StoppingError.
+
+    `previous`: the last look of this process; it carries what need not be asked again and the failures in a row.
+    `managed`: by ARN; None: not known. `report_wait`: how long a report may take to be made.
+    """
+    before = previous if previous is not None else AccountSeen(account_id=iam.account_id, seen_at=clock.now())
+    seen = replace(
+        before,
+        unwatched=None,
+        managed=managed,
+        limits=limits if limits is not None else before.limits,
+    )
+    # Taken before the call: a report made while it runs counts as newer, and so may raise.
+    asked_at = clock.now()
+    summary, unreadable = _look(iam.account_summary, before.summary_unreadable)
+    seen = replace(seen, seen_at=asked_at, summary_unreadable=unreadable)
+    if summary is not None:
+        seen = replace(seen, summary=summary, summary_seen_at=asked_at)
+    if _report_is_old(before, asked_at):
+        seen = _with_report(seen, iam, report_wait)
+    if root_state(seen) == 0.0:
+        log.debug(Event.ROOT_KEY_CHECKED, account_id=seen.account_id)
+    return seen
+
+
+def unwatched(account_id: AccountId, why: str, clock: Clock, *, previous: AccountSeen | None = None) -> AccountSeen:
+    """An account that is excluded, suspended or vanished. What was seen before stays seen."""
+    before = previous if previous is not None else AccountSeen(account_id=account_id, seen_at=clock.now())
+    return replace(before, seen_at=clock.now(), unwatched=why, managed=None)
+
+
+def with_report(seen: AccountSeen, report: CredentialReport) -> AccountSeen:
+    """A report that somebody else (the scan) read is not asked for again. An older one changes nothing."""
+    if seen.report is not None and seen.report.generated_at > report.generated_at:
+        return seen
+    return replace(seen, report=report, report_unreadable=None)
+
+
+def managed_seen(status: PrincipalStatus, policy: Policy) -> ManagedSeen:
+    """The last look at a principal that `policy` selects."""
+    return ManagedSeen(
+        user_name=status.user_name,
+        policy=policy.name,
+        max_age=policy.max_age,
+        unused_after=policy.unused_after,
+        state=status.state,
+        reason=status.reason,
+        oldest_active_at=status.oldest_active_at,
+        looked_at=status.looked_at,
+    )
+
+
+def principal_findings(statuses: Iterable[PrincipalStatus]) -> tuple[Finding, ...]:
+    """Every principal whose last look came to a refusal."""
+    findings = (
+        refused(status.reason, account_id=status.account_id, principal=status.user_name, message=status.message)
+        for status in statuses
+    )
+    return tuple(finding for finding in findings if finding is not None)
+
+
+def account_findings(statuses: Iterable[AccountStatus], brakes: Iterable[Brake]) -> tuple[Finding, ...]:
+    """Accounts that fail, and brakes: the account's own, and the fleet's without an account."""
+    found_ = [
+        found(_ACCOUNT_STATES[status.state], account_id=status.account_id, detail=status.message)
+        for status in statuses
+        if status.state in _ACCOUNT_STATES
+    ]
+    for brake in brakes:
+        reason = FindingReason.FLEET_BRAKED if brake.account_id is None else FindingReason.ACCOUNT_BRAKED
+        found_.append(found(reason, account_id=brake.account_id, detail=f"{brake.failures} failures, {brake.detail}"))
+    return tuple(found_)
+
+
+# `braked` is told by the brake itself, and `root_unwatched` by `check`.
+_ACCOUNT_STATES = {
+    "failing": FindingReason.ACCOUNT_FAILING,
+    "unreachable": FindingReason.ACCOUNT_UNREACHABLE,
+}
+
+
+def _report_is_old(before: AccountSeen, now: datetime) -> bool:
+    if before.report is None or before.report_unreadable is not None:
+        return True
+    return now - before.report.generated_at >= REPORT_LIFE
+
+
+def _with_report(seen: AccountSeen, iam: Iam, report_wait: timedelta) -> AccountSeen:
+    report, unreadable = _look(lambda: iam.credential_report(max_wait=report_wait), seen.report_unreadable)
+    seen = replace(seen, report_unreadable=unreadable)
+    if report is None:
+        return seen
+    # Names change seldom; asking with each new report is often enough.
+    alias, _ = _look(iam.account_alias, None)
+    return replace(with_report(seen, report), alias=alias or seen.alias)
+
+
+def _look(ask: Callable[[], T], before: Unreadable | None) -> tuple[T | None, Unreadable | None]:
+    """The answer, or why there is none and how often in a row there was none."""
+    try:
+        return ask(), None
+    except StoppingError:
+        raise
+    except Error as error:
+        failures = (before.failures_in_a_row if before is not None else 0) + 1
+        denied = isinstance(error, AccessDeniedError)
+        return None, Unreadable(denied=denied, failures_in_a_row=failures, detail=error.message)
