@@ -249,6 +249,14 @@ class ChainPart(JournalPart):
             rows = conn.execute(wanted.order_by(t.event.c.seq.desc())).all()
         return tuple(_event(row) for row in reversed(rows))
 
+    def event_counts(self, *, after: int = 0) -> tuple[int, Mapping[str, int]]:
+        """The newest event's number, and how many events of each name are newer than number `after`."""
+        c = t.event.c
+        wanted = sa.select(c.event, sa.func.count().label("n")).where(c.seq > after).group_by(c.event)
+        with self._store.read() as conn:
+            seq, _ = _tip(conn)
+            return seq, {row.event: row.n for row in conn.execute(wanted)}
+
     def verify(self) -> ChainVerdict:
         with self._store.read() as conn:
             expected, previous = _beginning(conn)

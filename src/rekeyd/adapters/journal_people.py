@@ -107,6 +107,13 @@ class PeoplePart(JournalPart):
             rows = [dict(row) for row in conn.execute(wanted).mappings()]
         return tuple(PrincipalStatus(**{**row, "reason": Reason(row["reason"])}) for row in rows)
 
+    def next_looks(self) -> Mapping[AccountId, datetime]:
+        """By account, when its first principal can go on by itself; nothing for an account where none waits."""
+        c = t.principal_status.c
+        wanted = sa.select(c.account_id, sa.func.min(c.next_at).label("next_at")).group_by(c.account_id)
+        with self._store.read() as conn:
+            return {row.account_id: row.next_at for row in conn.execute(wanted) if row.next_at is not None}
+
     def save_account(self, status: AccountStatus) -> None:
         values = asdict(status)
         with self._store.write() as conn:
