@@ -63,22 +63,40 @@ def test_opening_again_continues(path: Path) -> None:
     assert list((path.parent / "journal.db.owners").iterdir()) == []
 
 
-def test_two_that_open_a_new_journal_at_once_make_one(path: Path) -> None:
+@pytest.mark.parametrize("attempt", range(5))
+def test_programs_that_open_a_new_journal_at_once_make_one(path: Path, attempt: int) -> None:
     journals: list[SqlJournal] = []
-    start = threading.Barrier(4)
+    start = threading.Barrier(6)
 
     def make() -> None:
         start.wait()
         journals.append(opened(path))
 
-    threads = [threading.Thread(target=make) for _ in range(4)]
+    threads = [threading.Thread(target=make) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(journals) == 6
     assert len({journal.head() for journal in journals}) == 1
     for journal in journals:
         journal.close()
+
+
+def test_opening_a_second_time_does_not_drop_the_locks_of_the_first(path: Path) -> None:
+    """SQLite's locks are POSIX locks: any descriptor of the file that this process closes would drop them all."""
+    with opened(path) as journal, journal._store.read() as conn:
+        conn.execute(sa.select(journal_schema.meta)).all()
+        before = _locks_on(path)
+        opened(path).close()
+        assert before
+        assert _locks_on(path) == before
+
+
+def _locks_on(path: Path) -> list[str]:
+    inode = str(path.stat().st_ino)
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return sorted(" ".join(line[1:]) for line in lines if line[5].endswith(f":{inode}"))
 
 
 def test_the_migrations_make_the_tables_that_the_program_uses(path: Path) -> None:

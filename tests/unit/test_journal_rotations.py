@@ -282,3 +282,10 @@ def test_a_forgotten_user_leaves_its_name_and_nothing_open(stand: Stand) -> None
     assert stand.facts().rotation is None
     assert stand.journal.publications() == {}
     assert "key.published" in stand.events()
+
+
+def test_looking_needs_no_lease(stand: Stand) -> None:
+    stand.publish()
+    held = stand.account.known(CI)
+    stand.journal.release(stand.account.lease)
+    assert stand.journal.known(CI) == held

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import Recorded
-from rekeyd.adapters.journal_leased import LeasedJournal, is_user
+from rekeyd.adapters.journal_leased import LeasedJournal
+from rekeyd.adapters.journal_schema import is_user
 from rekeyd.core.model import AccessKeyId, Principal, RetireWhy
 from rekeyd.core.reasons import Reason
 from rekeyd.errors import JournalError

@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import meta_value
-from rekeyd.adapters.journal_leased import LeasedJournal, is_user
+from rekeyd.adapters.journal_owners import HolderAlive
+from rekeyd.adapters.journal_schema import is_user
 from rekeyd.core.model import (
     AccessKeyId,
     CreateIntent,
@@ -29,98 +30,103 @@ from rekeyd.ports import Anchored, Known, PendingChange
 INTENTS_KEPT = timedelta(days=90)
 
 
-class KnownFacts(LeasedJournal):
-    """`known`, in one consistent view."""
+def known_of(conn: sa.Connection, principal: Principal, *, now: datetime, alive: HolderAlive) -> Known:
+    """In one consistent view: the caller's transaction."""
+    row = conn.execute(sa.select(t.principal).where(is_user(t.principal, principal))).first()
+    facts = JournalFacts(
+        rotation=_open_rotation(conn, principal),
+        keys=_keys(conn, principal),
+        unresolved=_unresolved(conn, principal, now),
+        publication=_publication(conn, principal),
+        proven_version=None if row is None else row.proven_version,
+        held_dead_since=None if row is None else row.held_dead_since,
+        restored_key_id=None if row is None else row.restored_key_id,
+    )
+    return Known(
+        facts=facts,
+        user_name=None if row is None else row.user_name,
+        name_taken_by=_name_taken_by(conn, principal),
+        anchor=_anchor(row),
+        pending=_pending(conn, principal, alive),
+        last_change_at=None if row is None else row.last_change_at,
+        failures=0 if row is None else row.failures,
+        retry_at=None if row is None else row.retry_at,
+        managed_before=row is not None and row.managed,
+    )
 
-    def known(self, principal: Principal) -> Known:
-        with self._owned_view() as conn:
-            row = conn.execute(sa.select(t.principal).where(is_user(t.principal, principal))).first()
-            facts = JournalFacts(
-                rotation=self._open_rotation(conn, principal),
-                keys=self._keys(conn, principal),
-                unresolved=self._unresolved(conn, principal),
-                publication=self._publication(conn, principal),
-                proven_version=None if row is None else row.proven_version,
-                held_dead_since=None if row is None else row.held_dead_since,
-                restored_key_id=None if row is None else row.restored_key_id,
-            )
-            pending = conn.execute(
-                sa.select(t.pending_change).where(is_user(t.pending_change, principal)).order_by(t.pending_change.c.id)
-            ).all()
-            taken_by = self._name_taken_by(conn, principal)
-        return Known(
-            facts=facts,
-            user_name=None if row is None else row.user_name,
-            name_taken_by=taken_by,
-            anchor=_anchor(row),
-            pending=tuple(self._pending(change) for change in pending),
-            last_change_at=None if row is None else row.last_change_at,
-            failures=0 if row is None else row.failures,
-            retry_at=None if row is None else row.retry_at,
-            managed_before=row is not None and row.managed,
+
+def _open_rotation(conn: sa.Connection, principal: Principal) -> Rotation | None:
+    row = conn.execute(
+        sa.select(t.rotation).where(is_user(t.rotation, principal), t.rotation.c.closed_at.is_(None))
+    ).first()
+    return None if row is None else rotation_from(row)
+
+
+def _keys(conn: sa.Connection, principal: Principal) -> dict[AccessKeyId, KeyFacts]:
+    text = meta_value(conn, "clocks_not_before")
+    not_before = None if text is None else datetime.fromisoformat(text)
+    rows = conn.execute(sa.select(t.key_fact).where(is_user(t.key_fact, principal)))
+    return {row.key_id: _key_facts(row, not_before) for row in rows}
+
+
+def _unresolved(conn: sa.Connection, principal: Principal, now: datetime) -> tuple[CreateIntent, ...]:
+    rows = conn.execute(
+        sa.select(t.create_intent)
+        .join(t.rotation, t.rotation.c.id == t.create_intent.c.rotation_id)
+        .where(is_user(t.create_intent, principal), is_unresolved(now))
+        .order_by(t.create_intent.c.sent_at)
+    )
+    return tuple(
+        CreateIntent(
+            rotation_id=row.rotation_id,
+            operation_id=row.operation_id,
+            sent_at=row.sent_at,
+            keys_before=t.keys_from(row.keys_before),
         )
+        for row in rows
+    )
 
-    def _open_rotation(self, conn: sa.Connection, principal: Principal) -> Rotation | None:
-        row = conn.execute(
-            sa.select(t.rotation).where(is_user(t.rotation, principal), t.rotation.c.closed_at.is_(None))
-        ).first()
-        return None if row is None else rotation_from(row)
 
-    def _keys(self, conn: sa.Connection, principal: Principal) -> dict[AccessKeyId, KeyFacts]:
-        text = meta_value(conn, "clocks_not_before")
-        not_before = None if text is None else datetime.fromisoformat(text)
-        rows = conn.execute(sa.select(t.key_fact).where(is_user(t.key_fact, principal)))
-        return {row.key_id: _key_facts(row, not_before) for row in rows}
+def _publication(conn: sa.Connection, principal: Principal) -> Publication | None:
+    row = conn.execute(sa.select(t.publication).where(is_user(t.publication, principal))).first()
+    if row is None:
+        return None
+    return Publication(
+        access_key_id=row.key_id,
+        place=t.place_from(row.place),
+        version=row.version,
+        version_created_at=row.version_created_at,
+        published_at=row.published_at,
+    )
 
-    def _unresolved(self, conn: sa.Connection, principal: Principal) -> tuple[CreateIntent, ...]:
-        rows = conn.execute(
-            sa.select(t.create_intent)
-            .join(t.rotation, t.rotation.c.id == t.create_intent.c.rotation_id)
-            .where(is_user(t.create_intent, principal), is_unresolved(self._clock.now()))
-            .order_by(t.create_intent.c.sent_at)
+
+def _name_taken_by(conn: sa.Connection, principal: Principal) -> UserId | None:
+    """Only a user that rekeyd did something for: one that it merely looked at says nothing about a re-creation."""
+    other: UserId | None = conn.execute(
+        sa.select(t.principal.c.user_id).where(
+            t.principal.c.account_id == principal.account_id,
+            t.principal.c.name_folded == t.folded(principal.user_name),
+            t.principal.c.user_id != principal.user_id,
+            t.principal.c.managed.is_(True),
         )
-        return tuple(
-            CreateIntent(
-                rotation_id=row.rotation_id,
-                operation_id=row.operation_id,
-                sent_at=row.sent_at,
-                keys_before=t.keys_from(row.keys_before),
-            )
-            for row in rows
-        )
+    ).scalar()
+    return other
 
-    def _publication(self, conn: sa.Connection, principal: Principal) -> Publication | None:
-        row = conn.execute(sa.select(t.publication).where(is_user(t.publication, principal))).first()
-        if row is None:
-            return None
-        return Publication(
-            access_key_id=row.key_id,
-            place=t.place_from(row.place),
-            version=row.version,
-            version_created_at=row.version_created_at,
-            published_at=row.published_at,
-        )
 
-    def _name_taken_by(self, conn: sa.Connection, principal: Principal) -> UserId | None:
-        """Only a user that rekeyd did something for: one that it merely looked at says nothing about a re-creation."""
-        other: UserId | None = conn.execute(
-            sa.select(t.principal.c.user_id).where(
-                t.principal.c.account_id == principal.account_id,
-                t.principal.c.name_folded == t.folded(principal.user_name),
-                t.principal.c.user_id != principal.user_id,
-                t.principal.c.managed.is_(True),
-            )
-        ).scalar()
-        return other
-
-    def _pending(self, row: sa.Row[Any]) -> PendingChange:
-        return PendingChange(
+def _pending(conn: sa.Connection, principal: Principal, alive: HolderAlive) -> tuple[PendingChange, ...]:
+    rows = conn.execute(
+        sa.select(t.pending_change).where(is_user(t.pending_change, principal)).order_by(t.pending_change.c.id)
+    )
+    return tuple(
+        PendingChange(
             holder=row.holder,
-            holder_alive=row.holder == self.lease.holder or self._holder_alive(row.holder),
+            holder_alive=alive(row.holder),
             key_id=row.key_id,
             verb=row.verb,
             sent_at=row.sent_at,
         )
+        for row in rows
+    )
 
 
 def is_unresolved(now: datetime) -> sa.ColumnElement[bool]:

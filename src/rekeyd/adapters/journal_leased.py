@@ -9,12 +9,14 @@ import sqlalchemy as sa
 
 from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import Detail, Recorded, append_event
+from rekeyd.adapters.journal_known import known_of
 from rekeyd.adapters.journal_owners import HolderAlive
+from rekeyd.adapters.journal_schema import is_user
 from rekeyd.adapters.journal_sqlite import SqliteStore
 from rekeyd.core.model import AccessKeyId, Principal, RetireWhy, RotationId
 from rekeyd.core.reasons import Reason
 from rekeyd.errors import JournalError, LeaseLostError
-from rekeyd.ports import Anchored, Clock, Lease
+from rekeyd.ports import Anchored, Clock, Known, Lease
 
 
 class LeasedJournal:
@@ -29,6 +31,10 @@ class LeasedJournal:
         self._actor = actor
         self._holder_alive = holder_alive
 
+    def known(self, principal: Principal) -> Known:
+        with self._owned_view() as conn:
+            return known_of(conn, principal, now=self._clock.now(), alive=self._alive)
+
     @contextmanager
     def _owned(self) -> Iterator[sa.Connection]:
         with self._store.write() as conn:
@@ -40,6 +46,9 @@ class LeasedJournal:
         with self._store.read() as conn:
             self._check_lease(conn)
             yield conn
+
+    def _alive(self, holder: str) -> bool:
+        return holder == self.lease.holder or self._holder_alive(holder)
 
     def _check_lease(self, conn: sa.Connection) -> None:
         row = conn.execute(_LEASE, {"account": self.lease.account_id}).first()
@@ -204,10 +213,6 @@ class LeasedJournal:
             .where(is_open_request(principal), sa.true() if all_kinds else special)
             .values(begun=True)
         )
-
-
-def is_user(table: sa.Table, principal: Principal) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.account_id == principal.account_id, table.c.user_id == principal.user_id)
 
 
 def is_open_request(principal: Principal) -> sa.ColumnElement[bool]:

@@ -14,8 +14,9 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from rekeyd.adapters import journal_schema as t
-from rekeyd.adapters.journal_account import LookedUpFacts, SqlAccountJournal
+from rekeyd.adapters.journal_account import SqlAccountJournal
 from rekeyd.adapters.journal_chain import JournalPart, Recorded, append_event
+from rekeyd.adapters.journal_known import known_of
 from rekeyd.adapters.journal_owners import HolderAlive
 from rekeyd.adapters.journal_sqlite import SqliteStore
 from rekeyd.core.model import AccountId, Principal
@@ -79,6 +80,11 @@ class LeasePart(JournalPart):
             holder_alive=self._holder_alive,
         )
 
+    def known(self, principal: Principal) -> Known:
+        """Without a lease: to look, not to act."""
+        with self._store.read() as conn:
+            return known_of(conn, principal, now=self._clock.now(), alive=self._alive)
+
     def release(self, lease: Lease) -> None:
         """Nothing happens when it is somebody else's by now."""
         with self._lock:
@@ -95,13 +101,6 @@ class LeasePart(JournalPart):
                     )
                     .values(holder=None)
                 )
-
-    def known(self, principal: Principal) -> Known:
-        """Without a lease: to look, not to act."""
-        facts = LookedUpFacts(
-            self._store, self._clock, account_id=principal.account_id, holder_alive=self._holder_alive
-        )
-        return facts.known(principal)
 
     def holder_of(self, account_id: AccountId) -> str | None:
         """None: nobody alive."""

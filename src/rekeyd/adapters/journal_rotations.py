@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import Recorded
 from rekeyd.adapters.journal_known import rotation_from
-from rekeyd.adapters.journal_leased import LeasedJournal, is_open_request, is_user
+from rekeyd.adapters.journal_leased import LeasedJournal, is_open_request
+from rekeyd.adapters.journal_schema import is_user
 from rekeyd.core.model import (
     AccessKeyId,
     IssueState,

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rekeyd.core.model import AccessKeyId, Place
+from rekeyd.core.model import AccessKeyId, Place, Principal
 
 REVISIONS = ("0001",)
 """Every schema that this program knows, oldest first; a test compares it with `rekeyd/migrations/versions`."""
@@ -76,6 +76,10 @@ def place_from(text: str) -> Place:
 def folded(user_name: str) -> str:
     """IAM user names are unique without regard to case."""
     return user_name.casefold()
+
+
+def is_user(table: sa.Table, principal: Principal) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.account_id == principal.account_id, table.c.user_id == principal.user_id)
 
 
 def put(conn: sa.Connection, table: sa.Table, keys: Mapping[str, object], values: Mapping[str, object]) -> None:

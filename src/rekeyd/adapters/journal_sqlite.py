@@ -12,8 +12,9 @@ import ctypes
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ NETWORK_FILESYSTEMS: Final = {
     0x0BD00BD0: "Lustre",
 }
 
+_BUSY_PAUSE_S: Final = 0.01
 _WRITING: Final = "rekeyd_writing"
 _locks: dict[str, threading.RLock] = {}
 _locks_lock = threading.Lock()
@@ -182,15 +184,17 @@ def _filesystem_magic(directory: Path) -> int | None:
 
 
 def _prepare_file(path: Path) -> None:
-    """The directory, and an empty file that only this user can read; SQLite gives its WAL the same mode."""
+    """The directory, and an empty file that only this user can read; SQLite gives its WAL the same mode.
+
+    A file that exists is never opened here: closing any descriptor of it would drop the POSIX locks that SQLite holds
+    on it elsewhere in this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            if os.fstat(descriptor).st_uid == os.geteuid():
-                os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
+        with _locks_lock, suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(0o600)
     except OSError as error:
         raise JournalError(
             f"the journal {path} cannot be opened for writing: {error.strerror}",
@@ -200,10 +204,28 @@ def _prepare_file(path: Path) -> None:
 
 def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     # WAL first: the other settings are this connection's own, this one is written into the file.
-    connection.execute("PRAGMA journal_mode=WAL")
+    _switch_to_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA trusted_schema=OFF")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    # SQLite does not ask its busy handler here, so two programs that start at once on a new file would fail.
+    give_up_at = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            break
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > give_up_at:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+    if mode not in ("wal", "memory"):
+        raise JournalError(
+            f"the journal cannot use write-ahead logging here (it stays with {mode!r})",
+            hint="put the journal on a local disk",
+        )
 
 
 def _set_reading_pragmas(connection: sqlite3.Connection, _record: object) -> None:
