@@ -171,14 +171,42 @@ class Event(StrEnum):
     CONFIG_LOADED = "config.loaded", Level.INFO, "The configuration was read."
     CONFIG_RELOADED = "config.reloaded", Level.INFO, "The configuration was read again and is in force."
     CONFIG_REJECTED = "config.rejected", Level.ERROR, "The new configuration is wrong; the old one stays in force."
+    CONFIG_DEFERRED = (
+        "config.deferred",
+        Level.WARNING,
+        "Settings changed that only a restart brings into force; their names are in its fields.",
+    )
     DAEMON_STARTED = "daemon.started", Level.INFO, "The daemon began."
-    DAEMON_READY = "daemon.became_ready", Level.INFO, "The first pass ended well; the daemon is ready."
+    DAEMON_READY = (
+        "daemon.became_ready",
+        Level.INFO,
+        "The daemon is at work; whether AWS and Vault let it, /readyz tells.",
+    )
+    DAEMON_FAILED = "daemon.failed", Level.CRITICAL, "The daemon could not start, or must not go on."
+    DAEMON_STALLED = (
+        "daemon.stalled",
+        Level.CRITICAL,
+        "The scheduler's heart does not beat; the supervisor's watchdog is not fed.",
+    )
     DAEMON_STOPPING = (
         "daemon.asked_to_stop",
         Level.INFO,
         "The daemon was asked to stop and finishes or parks the step in flight.",
     )
     DAEMON_STOPPED = "daemon.stopped", Level.INFO, "The daemon ended."
+    DAEMON_GAVE_UP = (
+        "daemon.gave_up",
+        Level.ERROR,
+        "A step was still in flight when the time to stop was over; the next start looks at it again.",
+    )
+    HTTP_OPENED = "http.opened", Level.INFO, "The HTTP endpoints are served; the address is in its fields."
+    SUPERVISOR_LOST = "supervisor.lost", Level.WARNING, "The supervisor did not take a message of the daemon."
+    ACCOUNTS_UNLISTED = (
+        "accounts.unlisted",
+        Level.ERROR,
+        "Which accounts to watch could not be told; those known before are watched on.",
+    )
+    CLOCK_SET_BACK = "clock.set_back", Level.WARNING, "The machine's clock was set back; the schedule begins anew."
     JOB_FAILED = "job.failed", Level.ERROR, "A scheduled job raised; the schedule goes on."
     REQUEST_RECEIVED = "request.received", Level.INFO, "The running daemon took over a request of rotate-now."
     REQUEST_SERVED = "request.served", Level.INFO, "A request of rotate-now was served."
