@@ -1,7 +1,7 @@
 """Alarms: findings that a person must see, from their first sight to their end.
 
-* An alarm is announced when it is raised, again every `repeat_every` while it is open, at once when its severity rises,
-  and at its end. Its state is in the journal: a restart neither forgets nor repeats one.
+* An alarm is announced when it is raised, when its severity rises, again every `repeat_every` while it is open, and at
+  its end. Its state is in the journal: a restart neither forgets nor repeats one.
 * It is written down before it is announced. An announcement that fails stays due and is made at the next update.
 * It ends only when a look that could have found it did not. A scope that could not be looked at, and a reason that the
   facts could not decide, keep their alarms.
@@ -220,6 +220,8 @@ class AlarmKeeper:
     def _found(self, finding: Finding, now: datetime) -> tuple[Notice, Alarm] | None:
         mark = finding.fingerprint
         before = self._open.get(mark)
+        # Grown worse, it counts as not announced yet.
+        announced = before is not None and _RANK[finding.severity] <= _RANK[Severity(before.severity)]
         alarm = Alarm(
             fingerprint=mark,
             severity=finding.severity.value,
@@ -231,11 +233,9 @@ class AlarmKeeper:
             cis=finding.cis,
             first_seen_at=before.first_seen_at if before is not None else now,
             last_seen_at=now,
-            notified_at=before.notified_at if before is not None else None,
+            notified_at=before.notified_at if before is not None and announced else None,
         )
         self._save(alarm)
-        if before is not None and alarm.notified_at is not None and _rank(alarm) > _rank(before):
-            return Notice.REPEATED, alarm
         return self._due(alarm, now)
 
     def _due(self, alarm: Alarm, now: datetime) -> tuple[Notice, Alarm] | None:
@@ -257,6 +257,7 @@ class AlarmKeeper:
         except StoppingError:
             raise
         except Exception as error:
+            # Whatever it is: a broken channel must not cost the alarms behind this one.
             log.error(Event.NOTIFICATION_FAILED, notice=kind.value, exc_info=error, **_fields(alarm))
             return None
         sent = replace(alarm, notified_at=now)
@@ -293,7 +294,3 @@ def _loudest(findings: Iterable[Finding]) -> dict[str, Finding]:
         if other is None or _RANK[finding.severity] > _RANK[other.severity]:
             loud[finding.fingerprint] = finding
     return {mark: finding for mark, finding in loud.items() if finding.severity is not Severity.LOW}
-
-
-def _rank(alarm: Alarm) -> int:
-    return _RANK[Severity(alarm.severity)]
