@@ -31,7 +31,6 @@ from rekeyd.fleet.alarms import AlarmKeeper, LogNotifier
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.mark import MarkKeeper
 from rekeyd.fleet.passes import Fleet
-from rekeyd.fleet.posture import PostureGatherer
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.reconcile.execute import Executor
 from rekeyd.reconcile.observe import Observer
@@ -129,8 +128,9 @@ def assembled(config: Config, *, clock: SystemClock, journal: SqlJournal, vault:
         reconciler=reconciler,
         gates=gates,
         mark=mark,
-        alarms=AlarmKeeper(journal, clock, repeat_every=settings.alarm_repeat_every, notify=LogNotifier()),
-        posture=PostureGatherer(clock),
+        alarms=AlarmKeeper(
+            journal=journal, clock=clock, repeat_every=settings.alarm_repeat_every, notify=LogNotifier()
+        ),
         actor=actor,
         stop=clock.stopping,
     )

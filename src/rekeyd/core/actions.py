@@ -150,3 +150,8 @@ Rest = Wait | Idle | Refuse
 """Answers that end a pass for the principal."""
 
 Action = Step | Rest
+
+
+def publishes(step: Step) -> bool:
+    """Whether the step, once done, made a new pair the held one: what was asked for is then fulfilled."""
+    return isinstance(step, IssueKey | Republish) or (isinstance(step, ProveHeld) and step.publishes is not None)

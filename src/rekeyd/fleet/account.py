@@ -7,7 +7,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from rekeyd.core.actions import IssueKey, OpenRotation, ProveHeld, Refuse, Republish, Wait
+from rekeyd.core.actions import IssueKey, OpenRotation, Refuse, Wait, publishes
 from rekeyd.core.events import Event
 from rekeyd.core.model import AccountId, Asked, IssueState, KeyStatus, NeverUsed, Observed, Principal, Selection, Used
 from rekeyd.core.reasons import Reason
@@ -37,12 +37,7 @@ class Worked:
 
     @property
     def published(self) -> bool:
-        if self.outcome is None:
-            return False
-        return any(
-            isinstance(step, IssueKey | Republish) or (isinstance(step, ProveHeld) and step.publishes is not None)
-            for step in self.outcome.steps
-        )
+        return self.outcome is not None and any(publishes(step) for step in self.outcome.steps)
 
 
 @dataclass(slots=True, kw_only=True)

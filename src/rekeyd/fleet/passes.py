@@ -8,20 +8,21 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from rekeyd.core.events import Event
-from rekeyd.core.findings import AccountSeen, Finding, check, refusal_finding, root_state
+from rekeyd.core.findings import AccountSeen, Limits, ManagedSeen, check, root_state, undecided
 from rekeyd.core.model import AccountId, Place, Principal, Selection, UserId
 from rekeyd.core.policy import select
 from rekeyd.core.reasons import Reason
+from rekeyd.core.state import State
 from rekeyd.errors import BusyError, Error, LeaseLostError, RefusedError, StateError, StoppingError
 from rekeyd.fleet.account import AccountWork, Worked
-from rekeyd.fleet.alarms import AlarmKeeper
+from rekeyd.fleet.alarms import AlarmKeeper, Scope
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.mark import MarkKeeper
-from rekeyd.fleet.posture import PostureGatherer
+from rekeyd.fleet.posture import account_findings, gather, managed_seen, principal_findings, unwatched
 from rekeyd.fleet.scan import Scan, ToLookAt, fingerprint, users_to_look_at
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.logs import bound, get_logger
@@ -69,13 +70,13 @@ class Fleet:
     gates: Gates
     mark: MarkKeeper
     alarms: AlarmKeeper
-    posture: PostureGatherer
     actor: str = "daemon"
     stop: threading.Event = field(default_factory=threading.Event)
     _rows: dict[AccountId, dict[str, tuple[object, ...]]] = field(default_factory=dict)
     _places: "_Places" = field(init=False)
     _seen: dict[AccountId, AccountSeen] = field(default_factory=dict)
     _aliases: dict[AccountId, str | None] = field(default_factory=dict)
+    _users: dict[AccountId, tuple[Principal, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._places = _Places(self.rules.place_of)
@@ -87,7 +88,7 @@ class Fleet:
         accounts = self.cloud.accounts()
         for account_id, why in accounts.unwatched.items():
             self._save_account(account_id, "root_unwatched", why, well=False)
-            self._check_posture(AccountSeen(account_id=account_id, seen_at=self.clock.now(), unwatched=why))
+            self._check_posture(unwatched(account_id, why, self.clock, previous=self._seen.get(account_id)))
         return accounts
 
     # --- passes ------------------------------------------------------------------------------------------------------
@@ -102,7 +103,8 @@ class Fleet:
             except Error as error:
                 log.error(Event.PASS_FAILED, error=error.message, hint=error.hint)
                 self._save_account(account_id, "unreachable", error.message, well=False)
-                self.alarms.update(f"account:{account_id}", [_unreachable(account_id, error)], keep_others=True)
+                self._pass_alarms(account_id)
+                self.alarms.hold(Scope.posture(account_id))
                 return PassResult(account_id=account_id, ok=False)
 
     def due_pass(self, account_id: AccountId) -> PassResult:
@@ -121,7 +123,7 @@ class Fleet:
         with self._held(request.account_id) as lease, bound(account_id=request.account_id):
             work = self._work(request.account_id, lease)
             served = work.serve(request)
-            self._principal_alarms(request.account_id)
+            self._pass_alarms(request.account_id)
             worked = [served] if served is not None else []
             return self._result(request.account_id, worked)
 
@@ -139,8 +141,9 @@ class Fleet:
         iam = self.cloud.iam(account_id)
         if account_id not in self._aliases:
             self._aliases[account_id] = _alias(iam)
-        seen = self.posture.gather(iam, self._seen.get(account_id), max_report_wait=REPORT_WAIT)
+        seen = self._gather(iam)
         scan = Scan(account_id=account_id, users=iam.list_users(), report=seen.report, scanned_at=now)
+        self._users[account_id] = scan.users
         chosen, drift = self._choose(scan, now)
         self._places.learn(account_id, self.rules, scan.users)
         log.debug(Event.SCAN_FINISHED, users=len(scan.users), managed=chosen.managed, due=chosen.due)
@@ -162,9 +165,8 @@ class Fleet:
             principals=chosen.managed,
             due=chosen.due,
         )
-        self._seen[account_id] = seen
-        self._principal_alarms(account_id)
-        self._check_posture(self.posture.with_managed(seen, self.journal.statuses(account_id), self.rules.policies))
+        self._pass_alarms(account_id)
+        self._check_posture(seen)
         seconds = (self.clock.now() - now).total_seconds()
         log.info(Event.PASS_FINISHED, looked=result.looked, failed=result.failed, due=chosen.due, seconds=seconds)
         return result
@@ -183,7 +185,7 @@ class Fleet:
             if (served := work.serve(request)) is not None:
                 worked.append(served)
         if worked:
-            self._principal_alarms(account_id)
+            self._pass_alarms(account_id)
         return self._result(account_id, worked)
 
     def _work(self, account_id: AccountId, lease: AccountJournal) -> AccountWork:
@@ -236,24 +238,70 @@ class Fleet:
     def check_root(self, account_id: AccountId) -> float:
         """Look at the root user now, between two scans. Returns 1.0, 0.0, or NaN for "cannot tell"."""
         with bound(account_id=account_id):
-            seen = self.posture.gather_root(self.cloud.iam(account_id), self._seen.get(account_id))
-            self._seen[account_id] = seen
-            self._check_posture(self.posture.with_managed(seen, self.journal.statuses(account_id), self.rules.policies))
+            seen = self._gather(self.cloud.iam(account_id))
+            self._check_posture(seen)
             return root_state(seen)
 
     def root_states(self) -> Mapping[AccountId, float]:
         """For the metric: by account, 1.0, 0.0 or NaN."""
-        return {account_id: root_state(seen) for account_id, seen in self._seen.items()}
+        return {account_id: root_state(seen) for account_id, seen in dict(self._seen).items()}
+
+    def repeat_alarms(self) -> None:
+        """Between looks: what is open is repeated when its time has come, and nothing ends."""
+        for account_id in dict(self._seen):
+            self.alarms.hold(Scope.posture(account_id))
+            self.alarms.hold(Scope.account_pass(account_id))
+        self.alarms.hold(Scope.fleet())
+
+    def _gather(self, iam: Iam) -> AccountSeen:
+        return gather(
+            iam,
+            self.clock,
+            previous=self._seen.get(iam.account_id),
+            limits=Limits(unused_after=self.settings.unused_after),
+            report_wait=REPORT_WAIT,
+        )
 
     def _check_posture(self, seen: AccountSeen) -> None:
+        alias = self._aliases.get(seen.account_id)
+        seen = replace(seen, alias=alias, managed=self._managed(seen.account_id))
         self._seen[seen.account_id] = seen
-        self.alarms.update(f"account:{seen.account_id}", check(seen, self.clock.now()))
+        self.alarms.update(Scope.posture(seen.account_id), check(seen, self.clock.now()), undecided=undecided(seen))
 
-    def _principal_alarms(self, account_id: AccountId) -> None:
-        findings = [
-            finding for status in self.journal.statuses(account_id) if (finding := refusal_finding(status)) is not None
-        ]
-        self.alarms.update(f"principals:{account_id}", findings)
+    def _managed(self, account_id: AccountId) -> Mapping[str, ManagedSeen] | None:
+        """By ARN; None before the first scan."""
+        users = self._users.get(account_id)
+        if users is None:
+            return None
+        statuses = {status.user_id: status for status in self.journal.statuses(account_id)}
+        managed = {}
+        for user in users:
+            policy = select(self.rules.policies, user).policy
+            if policy is None:
+                continue
+            status = statuses.get(user.user_id)
+            managed[user.arn] = (
+                managed_seen(status, policy)
+                if status is not None
+                else ManagedSeen(
+                    user_name=user.user_name,
+                    policy=policy.name,
+                    max_age=policy.max_age,
+                    unused_after=policy.unused_after,
+                    state=State.DUE,
+                    reason=Reason.DUE,
+                )
+            )
+        return managed
+
+    def _pass_alarms(self, account_id: AccountId) -> None:
+        """Refused principals, and whether the account itself works; brakes of the fleet belong to no account."""
+        accounts = [status for status in self.journal.account_statuses() if status.account_id == account_id]
+        brakes = self.journal.brakes()
+        own = [brake for brake in brakes if brake.account_id == account_id]
+        findings = [*principal_findings(self.journal.statuses(account_id)), *account_findings(accounts, own)]
+        self.alarms.update(Scope.account_pass(account_id), findings)
+        self.alarms.update(Scope.fleet(), account_findings((), [b for b in brakes if b.account_id is None]))
 
     # --- small things ------------------------------------------------------------------------------------------------
 
@@ -338,10 +386,6 @@ def _alias(iam: Iam) -> str | None:
         raise
     except Error:
         return None  # only a name for people
-
-
-def _unreachable(account_id: AccountId, error: Error) -> Finding:
-    return Finding.account_unreachable(account_id, error.message, error.hint)
 
 
 def _principal_of(status: PrincipalStatus, iam: Iam) -> Principal:

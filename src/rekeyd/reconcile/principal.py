@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from rekeyd.core.actions import Action, Close, IssueKey, Refuse, Rest, Step, Wait
+from rekeyd.core.actions import Action, Close, IssueKey, Refuse, Rest, Step, Wait, publishes
 from rekeyd.core.decide import decide
 from rekeyd.core.events import Event
 from rekeyd.core.model import Asked, HeldProof, IssueState, Observed
@@ -104,8 +104,8 @@ class Reconciler:
         asked: Asked | None,
         progress: _Progress,
     ) -> Outcome | None:
-        if any(isinstance(step, IssueKey) for step in progress.steps):
-            asked = None  # published: fulfilled
+        if any(publishes(step) for step in progress.steps):
+            asked = None  # fulfilled
         look = self.observer.look(
             iam, user_name, known_of=journal.known, around=around, asked=asked, proof=progress.proof
         )

@@ -55,10 +55,8 @@ def trusted(
         return Trusted(facts)
     if known.anchor is not None and _unbroken(known.anchor, current, history):
         return Trusted(facts, (lambda journal: journal.reanchor(principal, anchor=current),))
-    if not any(fact.retirement is not None for fact in facts.keys.values()):
-        if known.anchor is None:
-            return Trusted(facts)
-        return Trusted(facts, (lambda journal: journal.reanchor(principal, anchor=current),))
+    if known.anchor is None and not any(fact.retirement is not None for fact in facts.keys.values()):
+        return Trusted(facts)
     why = "Vault's versions since the last look do not all name the same access key"
     return Trusted(
         _restarted(facts, now),

@@ -1,0 +1,202 @@
+"""rekeyd's rules on the in-memory world, with the real journal: what the daemon does, without its clock and threads.
+
+rig = Rig(policy(max_age=days(90)))
+rig.world.user(ACCOUNT, "ci", age=days(100))
+rig.settle()            # passes and virtual time until nothing more happens by itself
+rig.crash_at(...)       # a process that dies, and the next one
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rekeyd.adapters.journal import SqlJournal, open_journal
+from rekeyd.core.model import AccountId, Asked, Interval, Observed, Principal
+from rekeyd.core.policy import Orphans, Policy
+from rekeyd.core.state import State
+from rekeyd.errors import Error
+from rekeyd.fleet.account import AccountWork, Worked
+from rekeyd.fleet.gates import Gates
+from rekeyd.fleet.mark import MarkKeeper
+from rekeyd.fleet.settings import FleetSettings
+from rekeyd.ports import AccountJournal, PrincipalStatus
+from rekeyd.reconcile.execute import Executor
+from rekeyd.reconcile.observe import Observer
+from rekeyd.reconcile.principal import Reconciler
+from rekeyd.reconcile.rules import Circumstances, Rules
+from tests.world import REGION, Crash, World
+
+ACCOUNT = AccountId("111122223333")
+DAY = timedelta(days=1)
+SETTLE = timedelta(seconds=15)
+# Virtual sleeps move the one clock by months; the real heartbeat is not what these tests are about.
+LEASE_TTL = timedelta(days=100_000)
+
+
+def policy(**changes: object) -> Policy:
+    """The defaults, with automatic adoption and without windows."""
+    plain = Policy(name="default", orphans=Orphans())
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+class Rig:
+    def __init__(
+        self,
+        *policies: Policy,
+        seed: int = 0,
+        world: World | None = None,
+        settings: FleetSettings | None = None,
+        windows: Callable[[Policy, datetime], tuple[Interval, ...] | None] = lambda _policy, _now: None,
+    ) -> None:
+        self.world = world if world is not None else World(seed=seed)
+        self.policies = list(policies or (policy(),))
+        self.settings = settings if settings is not None else FleetSettings(max_parallel=1, max_rotations_per_hour=1000)
+        self.windows = windows
+        self.store = open_journal("sqlite://", instance="test", clock=self.world.clock, lease_ttl=LEASE_TTL)
+        self.journal: SqlJournal = self.store.another_holder()
+        self.world.follow(self._policy_of)
+        self.last: Worked | None = None
+        self._boot()
+
+    # --- the process -------------------------------------------------------------------------------------------------
+
+    def _boot(self) -> None:
+        world = self.world
+        self.mark = MarkKeeper(vault=world.vault, journal=self.journal, clock=world.clock)
+        self.gates = Gates(journal=self.journal, clock=world.clock, settings=self.settings)
+        rules = Rules(
+            policies=self.policies,
+            place_of=world.place_of,
+            windows_of=self.windows,
+            settle=SETTLE,
+            region=REGION,
+        )
+        executor = Executor(
+            cloud=world.cloud,
+            vault=world.vault,
+            clock=world.clock,
+            rules=rules,
+            confirm_mark=self.mark.confirm,
+            raise_mark=self.mark.raise_,
+            before_open=self.gates.before_open,
+        )
+        self.reconciler = Reconciler(
+            observer=Observer(vault=world.vault, clock=world.clock, rules=rules), executor=executor
+        )
+
+    def restart(self) -> None:
+        """The process is gone (kill -9); another one starts on the same journal."""
+        self.journal.die()
+        self.world.clock.resume()
+        self.journal = self.store.another_holder()
+        self._boot()
+
+    def lose_journal(self) -> None:
+        """The file is deleted; the next process makes a new one."""
+        self.journal.die()
+        self.store = open_journal("sqlite://", instance="test", clock=self.world.clock, lease_ttl=LEASE_TTL)
+        self.journal = self.store.another_holder()
+        self._boot()
+
+    # --- passes ------------------------------------------------------------------------------------------------------
+
+    def look(self, user_name: str, *, account_id: AccountId = ACCOUNT, asked: Asked | None = None) -> Worked:
+        """One reconcile of one user, until it rests."""
+        lease = self.journal.acquire(account_id, actor="daemon")
+        assert lease is not None
+        try:
+            work = self._work(account_id, lease)
+            self.last = work.reconcile(self.world.state(account_id, user_name).principal, asked=asked)
+            return self.last
+        finally:
+            self.journal.release(lease.lease)
+
+    def serve(self, user_name: str, asked: Asked, *, account_id: AccountId = ACCOUNT) -> int:
+        """As `rotate-now` does it: a request, served at once; returns its id."""
+        request_id = self.journal.ask(account_id, user_name, asked)
+        self.serve_open(account_id)
+        return request_id
+
+    def serve_open(self, account_id: AccountId = ACCOUNT) -> None:
+        lease = self.journal.acquire(account_id, actor="daemon")
+        assert lease is not None
+        try:
+            work = self._work(account_id, lease)
+            for request in self.journal.requests(account_id):
+                self.last = work.serve(request)
+        finally:
+            self.journal.release(lease.lease)
+
+    def settle(
+        self,
+        user_name: str = "ci",
+        *,
+        account_id: AccountId = ACCOUNT,
+        until: Callable[[Worked], bool] = lambda _worked: False,
+        span: timedelta = 400 * DAY,
+        crashes: bool = False,
+    ) -> Worked:
+        """Look, wait as long as the answer says, look again: until it only waits for the next rotation or a person."""
+        ends_at = self.world.clock.now() + span
+        for _ in range(200):
+            try:
+                self.serve_open(account_id)
+                worked = self.look(user_name, account_id=account_id)
+            except Crash:
+                if not crashes:
+                    raise
+                self.restart()
+                continue
+            again = self._again_at(worked)
+            if until(worked) or again is None or again > ends_at or self._at_rest(worked):
+                return worked
+            self.world.clock.advance_to(max(again, self.world.clock.now() + timedelta(seconds=1)))
+        raise AssertionError(f"{user_name} did not settle: {self.last}")
+
+    def status(self, user_name: str) -> PrincipalStatus:
+        return next(s for s in self.journal.statuses() if s.user_name == user_name)
+
+    def seen(self) -> Observed:
+        assert self.last is not None
+        assert self.last.outcome is not None, self.last.error
+        return self.last.outcome.seen
+
+    def _work(self, account_id: AccountId, lease: AccountJournal) -> AccountWork:
+        return AccountWork(
+            account_id=account_id,
+            iam=self.world.cloud.iam(account_id),
+            lease=lease,
+            journal=self.journal,
+            reconciler=self.reconciler,
+            gates=self.gates,
+            clock=self.world.clock,
+            settings=self.settings,
+            around=Circumstances(mark_problem=self.mark.problem(), lease_since=self.world.clock.now()),
+            previous={s.user_id: s for s in self.journal.statuses(account_id)},
+        )
+
+    def _again_at(self, worked: Worked) -> datetime | None:
+        if worked.retry_at is not None:
+            return worked.retry_at
+        if worked.outcome is None:
+            return None
+        rest = worked.outcome.rest
+        return getattr(rest, "until", None)
+
+    def _at_rest(self, worked: Worked) -> bool:
+        return worked.outcome is not None and worked.outcome.state in (State.FRESH, State.UNMANAGED, State.REFUSED)
+
+    def _policy_of(self, principal: Principal) -> Policy | None:
+        from rekeyd.core.policy import select
+
+        return select(self.policies, principal).policy
+
+
+def asked(**changes: object) -> Asked:
+    plain = Asked(by="user:test", at=datetime.fromisoformat("2026-01-01T00:00:00Z"))
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def failure_of(worked: Worked) -> Error:
+    assert worked.error is not None, worked
+    return worked.error
