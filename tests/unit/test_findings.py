@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -307,7 +307,7 @@ def test_findings_about_users(facts: AccountSeen, expected: list[str]) -> None:
 
 ROOT_BY_SUMMARY = {"root_access_key", "root_unreadable", "root_without_mfa"}
 
-UNDECIDED: dict[str, tuple[AccountSeen, set[str], set[str]]] = {
+UNDECIDED: dict[str, tuple[AccountSeen, Set[str], Set[str]]] = {
     "everything was read": (CLEAR, set(), {reason.value for reason in POSTURE_REASONS}),
     "nothing was gathered": (seen(), POSTURE_REASONS - {FindingReason.ROOT_UNWATCHED}, {"root_unwatched"}),
     "nobody watches": (
@@ -334,7 +334,7 @@ UNDECIDED: dict[str, tuple[AccountSeen, set[str], set[str]]] = {
 
 
 @pytest.mark.parametrize(("facts", "open_", "decided"), UNDECIDED.values(), ids=UNDECIDED.keys())
-def test_what_the_facts_cannot_tell_is_not_clear(facts: AccountSeen, open_: set[str], decided: set[str]) -> None:
+def test_what_the_facts_cannot_tell_is_not_clear(facts: AccountSeen, open_: Set[str], decided: Set[str]) -> None:
     assert open_ <= undecided(facts)
     assert not decided & undecided(facts)
 
