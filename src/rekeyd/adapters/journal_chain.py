@@ -70,7 +70,7 @@ class Recorded(StrEnum):
 
 
 def meta_value(conn: sa.Connection, name: str) -> str | None:
-    value: str | None = conn.execute(sa.select(t.meta.c.value).where(t.meta.c.name == name)).scalar()
+    value: str | None = conn.execute(_META, {"name": name}).scalar()
     return value
 
 
@@ -137,6 +137,7 @@ def _short(value: str | int | None) -> str | int | None:
     return value[: t.MAX_TEXT] if isinstance(value, str) else value
 
 
+_META = sa.select(t.meta.c.value).where(t.meta.c.name == sa.bindparam("name"))
 _NEWEST = sa.select(t.event.c.seq, t.event.c.hash).order_by(t.event.c.seq.desc()).limit(1)
 _INSERT_EVENT = sa.insert(t.event)
 _RAW_EVENTS = sa.select(

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import meta_value
 from rekeyd.adapters.journal_owners import HolderAlive
-from rekeyd.adapters.journal_schema import is_user
 from rekeyd.core.model import (
     AccessKeyId,
     CreateIntent,
@@ -32,7 +31,7 @@ INTENTS_KEPT = timedelta(days=90)
 
 def known_of(conn: sa.Connection, principal: Principal, *, now: datetime, alive: HolderAlive) -> Known:
     """In one consistent view: the caller's transaction."""
-    row = conn.execute(sa.select(t.principal).where(is_user(t.principal, principal))).first()
+    row = conn.execute(_PRINCIPAL, _who(principal)).first()
     facts = JournalFacts(
         rotation=_open_rotation(conn, principal),
         keys=_keys(conn, principal),
@@ -56,26 +55,19 @@ def known_of(conn: sa.Connection, principal: Principal, *, now: datetime, alive:
 
 
 def _open_rotation(conn: sa.Connection, principal: Principal) -> Rotation | None:
-    row = conn.execute(
-        sa.select(t.rotation).where(is_user(t.rotation, principal), t.rotation.c.closed_at.is_(None))
-    ).first()
+    row = conn.execute(_OPEN_ROTATION, _who(principal)).first()
     return None if row is None else rotation_from(row)
 
 
 def _keys(conn: sa.Connection, principal: Principal) -> dict[AccessKeyId, KeyFacts]:
     text = meta_value(conn, "clocks_not_before")
     not_before = None if text is None else datetime.fromisoformat(text)
-    rows = conn.execute(sa.select(t.key_fact).where(is_user(t.key_fact, principal)))
+    rows = conn.execute(_KEYS, _who(principal))
     return {row.key_id: _key_facts(row, not_before) for row in rows}
 
 
 def _unresolved(conn: sa.Connection, principal: Principal, now: datetime) -> tuple[CreateIntent, ...]:
-    rows = conn.execute(
-        sa.select(t.create_intent)
-        .join(t.rotation, t.rotation.c.id == t.create_intent.c.rotation_id)
-        .where(is_user(t.create_intent, principal), is_unresolved(now))
-        .order_by(t.create_intent.c.sent_at)
-    )
+    rows = conn.execute(_UNRESOLVED, {**_who(principal), "kept_since": now - INTENTS_KEPT})
     return tuple(
         CreateIntent(
             rotation_id=row.rotation_id,
@@ -88,7 +80,7 @@ def _unresolved(conn: sa.Connection, principal: Principal, now: datetime) -> tup
 
 
 def _publication(conn: sa.Connection, principal: Principal) -> Publication | None:
-    row = conn.execute(sa.select(t.publication).where(is_user(t.publication, principal))).first()
+    row = conn.execute(_PUBLICATION, _who(principal)).first()
     if row is None:
         return None
     return Publication(
@@ -102,21 +94,12 @@ def _publication(conn: sa.Connection, principal: Principal) -> Publication | Non
 
 def _name_taken_by(conn: sa.Connection, principal: Principal) -> UserId | None:
     """Only a user that rekeyd did something for: one that it merely looked at says nothing about a re-creation."""
-    other: UserId | None = conn.execute(
-        sa.select(t.principal.c.user_id).where(
-            t.principal.c.account_id == principal.account_id,
-            t.principal.c.name_folded == t.folded(principal.user_name),
-            t.principal.c.user_id != principal.user_id,
-            t.principal.c.managed.is_(True),
-        )
-    ).scalar()
+    other: UserId | None = conn.execute(_NAMESAKE, {**_who(principal), "name": t.folded(principal.user_name)}).scalar()
     return other
 
 
 def _pending(conn: sa.Connection, principal: Principal, alive: HolderAlive) -> tuple[PendingChange, ...]:
-    rows = conn.execute(
-        sa.select(t.pending_change).where(is_user(t.pending_change, principal)).order_by(t.pending_change.c.id)
-    )
+    rows = conn.execute(_PENDING, _who(principal))
     return tuple(
         PendingChange(
             holder=row.holder,
@@ -129,11 +112,11 @@ def _pending(conn: sa.Connection, principal: Principal, alive: HolderAlive) -> t
     )
 
 
-def is_unresolved(now: datetime) -> sa.ColumnElement[bool]:
-    """On `create_intent` joined with its `rotation`."""
+def is_unresolved(kept_since: datetime | sa.BindParameter[datetime]) -> sa.ColumnElement[bool]:
+    """On `create_intent` joined with its `rotation`; `kept_since` is `INTENTS_KEPT` ago."""
     return sa.and_(
         t.create_intent.c.resolved_at.is_(None),
-        sa.or_(t.rotation.c.closed_at.is_(None), t.create_intent.c.sent_at >= now - INTENTS_KEPT),
+        sa.or_(t.rotation.c.closed_at.is_(None), t.create_intent.c.sent_at >= kept_since),
     )
 
 
@@ -185,3 +168,31 @@ def _anchor(row: sa.Row[Any] | None) -> Anchored | None:
     return Anchored(
         access_key_id=row.anchor_key_id, version=row.anchor_version, version_created_at=row.anchor_created_at
     )
+
+
+def _who(principal: Principal) -> dict[str, str]:
+    return {"account": principal.account_id, "user": principal.user_id}
+
+
+def _of_user(table: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.account_id == sa.bindparam("account"), table.c.user_id == sa.bindparam("user"))
+
+
+# Made once: building a statement costs more than running it, and every look runs all of these.
+_PRINCIPAL = sa.select(t.principal).where(_of_user(t.principal))
+_OPEN_ROTATION = sa.select(t.rotation).where(_of_user(t.rotation), t.rotation.c.closed_at.is_(None))
+_KEYS = sa.select(t.key_fact).where(_of_user(t.key_fact))
+_PUBLICATION = sa.select(t.publication).where(_of_user(t.publication))
+_PENDING = sa.select(t.pending_change).where(_of_user(t.pending_change)).order_by(t.pending_change.c.id)
+_UNRESOLVED = (
+    sa.select(t.create_intent)
+    .join(t.rotation, t.rotation.c.id == t.create_intent.c.rotation_id)
+    .where(_of_user(t.create_intent), is_unresolved(sa.bindparam("kept_since", type_=t.UtcDateTime)))
+    .order_by(t.create_intent.c.sent_at)
+)
+_NAMESAKE = sa.select(t.principal.c.user_id).where(
+    t.principal.c.account_id == sa.bindparam("account"),
+    t.principal.c.name_folded == sa.bindparam("name"),
+    t.principal.c.user_id != sa.bindparam("user"),
+    t.principal.c.managed.is_(True),
+)

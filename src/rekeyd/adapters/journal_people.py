@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import JournalPart, Recorded, append_event
-from rekeyd.adapters.journal_known import is_unresolved
+from rekeyd.adapters.journal_known import INTENTS_KEPT, is_unresolved
 from rekeyd.core.model import AccountId, Asked, Place, UserId
 from rekeyd.core.reasons import Reason
 from rekeyd.errors import NotFoundError
@@ -136,7 +136,7 @@ class PeoplePart(JournalPart):
         unresolved = (
             sa.select(t.create_intent.c.user_id)
             .join(t.rotation, t.rotation.c.id == t.create_intent.c.rotation_id)
-            .where(t.create_intent.c.account_id == account_id, is_unresolved(self._clock.now()))
+            .where(t.create_intent.c.account_id == account_id, is_unresolved(self._clock.now() - INTENTS_KEPT))
         )
         pending = sa.select(t.pending_change.c.user_id).where(t.pending_change.c.account_id == account_id)
         wanted = sa.select(t.principal.c.user_id, t.principal.c.user_name).where(
