@@ -150,8 +150,8 @@ def test_an_object_of_a_foreign_type_is_named_by_its_type_alone(log_lines: LogLi
 
 def test_libraries_are_heard_from_warnings_on_whatever_the_level(log_lines: LogLines) -> None:
     library = logging.getLogger("botocore.parsers")
-    library.debug("response: %s", VALUE)
-    library.info("response: %s", VALUE)
+    library.debug("response: %s", "<CreateAccessKeyResponse/>")
+    library.info("response: %s", "<CreateAccessKeyResponse/>")
     library.warning("retrying %s", "ListUsers")
     (line,) = log_lines()
     assert (line["event"], line["logger"], line["message"]) == (
