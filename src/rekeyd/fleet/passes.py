@@ -73,13 +73,14 @@ class Fleet:
     actor: str = "daemon"
     stop: threading.Event = field(default_factory=threading.Event)
     _rows: dict[AccountId, dict[str, tuple[object, ...]]] = field(default_factory=dict)
-    _places: "_Places" = field(init=False)
+    places: "Places" = field(init=False)
+    """Learnt by scans; who acts without one (a command) teaches it."""
     _seen: dict[AccountId, AccountSeen] = field(default_factory=dict)
     _aliases: dict[AccountId, str | None] = field(default_factory=dict)
     _users: dict[AccountId, tuple[Principal, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._places = _Places(self.rules.place_of)
+        self.places = Places(self.rules.place_of)
 
     # --- which accounts ----------------------------------------------------------------------------------------------
 
@@ -121,11 +122,21 @@ class Fleet:
     def serve(self, request: Request) -> PassResult:
         """One request, by whoever holds the account. BusyError when somebody else does."""
         with self._held(request.account_id) as lease, bound(account_id=request.account_id):
+            self._check_identity(request.account_id)
             work = self._work(request.account_id, lease)
             served = work.serve(request)
             self._pass_alarms(request.account_id)
             worked = [served] if served is not None else []
             return self._result(request.account_id, worked)
+
+    def go_on(self, account_id: AccountId, user_name: str) -> PassResult:
+        """Go on with one user. BusyError: held elsewhere. NotFoundError: there is no such user."""
+        with self._held(account_id) as lease, bound(account_id=account_id):
+            self._check_identity(account_id)
+            work = self._work(account_id, lease)
+            worked = work.reconcile(self.cloud.iam(account_id).get_user(user_name))
+            self._pass_alarms(account_id)
+            return self._result(account_id, [worked])
 
     def has_due(self, account_id: AccountId) -> bool:
         """Whether a due pass would find anything to do now."""
@@ -145,7 +156,7 @@ class Fleet:
         scan = Scan(account_id=account_id, users=iam.list_users(), report=seen.report, scanned_at=now)
         self._users[account_id] = scan.users
         chosen, drift = self._choose(scan, now)
-        self._places.learn(account_id, self.rules, scan.users)
+        self.places.learn(account_id, self.rules, scan.users)
         log.debug(Event.SCAN_FINISHED, users=len(scan.users), managed=chosen.managed, due=chosen.due)
         work = self._work(account_id, lease)
         worked = work.work(chosen.look, requests=lambda: self.journal.requests(account_id))
@@ -201,7 +212,7 @@ class Fleet:
             settings=self.settings,
             around=Circumstances(
                 own_arns=frozenset({identity.arn}),
-                collides=self._places.collides,
+                collides=self.places.collides,
                 mark_problem=self.mark.problem(),
                 lease_since=self.clock.now(),
             ),
@@ -399,7 +410,7 @@ def _principal_of(status: PrincipalStatus, iam: Iam) -> Principal:
     )
 
 
-class _Places:
+class Places:
     """Which principals' places coincide, over all accounts, without regard to case."""
 
     def __init__(self, place_of: PlaceOf) -> None:
