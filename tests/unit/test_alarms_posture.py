@@ -13,6 +13,7 @@ from rekeyd.core.reasons import Reason
 from rekeyd.errors import StoppingError, TemporaryError
 from rekeyd.fleet.alarms import AlarmKeeper, Notice, Scope
 from rekeyd.fleet.posture import (
+    REPORT_LIFE,
     account_findings,
     gather,
     managed_seen,
@@ -112,6 +113,28 @@ def test_an_older_report_does_not_replace_a_newer_one(world: World) -> None:
     assert with_report(seen, older) is seen
 
 
+def test_a_report_is_asked_for_again_exactly_when_its_life_is_over(world: World) -> None:
+    iam = world.cloud.iam(ID)
+    seen = gather(iam, world.clock)
+    assert seen.report is not None
+    world.clock.advance_to(seen.report.generated_at + REPORT_LIFE - timedelta(seconds=1))
+    assert gather(iam, world.clock, previous=seen).report is seen.report
+    assert world.counts["iam.credential_report"] == 1
+    world.clock.advance(timedelta(seconds=1))
+    gather(iam, world.clock, previous=seen)
+    assert world.counts["iam.credential_report"] == 2
+
+
+def test_a_report_made_while_the_summary_is_read_counts_as_newer(world: World) -> None:
+    def slow(name: str, phase: str, _args: object) -> None:
+        if (name, phase) == ("iam.account_summary", "after"):
+            world.clock.advance(timedelta(seconds=10))
+
+    asked_at = world.clock.now()
+    world.on_call(slow)
+    assert gather(world.cloud.iam(ID), world.clock).summary_seen_at == asked_at
+
+
 def test_the_alias_is_kept_with_the_facts(world: World) -> None:
     seen = gather(world.cloud.iam(ID), world.clock)
     assert seen.label == f"{ACCOUNT} (shop)"
@@ -205,11 +228,19 @@ def test_an_account_that_is_excluded_with_its_root_key_open_is_not_clear(
 ) -> None:
     add_root_key(world)
     watch.check()
-    seen = unwatched(ID, "excluded by the configuration", world.clock, previous=None)
+    seen = unwatched(ID, "excluded by the configuration", world.clock)
     watch.keeper.update(Scope.posture(ID), check(seen, world.clock.now()), undecided=undecided(seen))
     assert {alarm.reason for alarm in journal.alarms()} == {"root_access_key", "root_unwatched"}
     watch = RootWatch(world, journal)
     assert watch.check() == [("resolved", "root_unwatched")]
+
+
+def test_an_account_that_is_watched_again_is_looked_at_as_before(world: World, watch: RootWatch) -> None:
+    watch.check()
+    watch.seen = unwatched(ID, "suspended", world.clock, previous=watch.seen)
+    assert watch.state != watch.state  # NaN
+    assert watch.check() == []
+    assert watch.state == 0.0
 
 
 def test_a_process_that_is_asked_to_stop_does_not_take_it_for_an_unreadable_account(world: World) -> None:

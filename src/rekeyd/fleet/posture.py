@@ -44,11 +44,13 @@ def gather(
     managed: Mapping[str, ManagedSeen] | None = None,
     limits: Limits | None = None,
     report_wait: timedelta = timedelta(seconds=30),
+    report_life: timedelta = REPORT_LIFE,
 ) -> AccountSeen:
     """Look at one account. Never raises for an answer of AWS, only StoppingError.
 
     `previous`: the last look of this process; it carries what need not be asked again and the failures in a row.
-    `managed`: by ARN; None: not known. `report_wait`: how long a report may take to be made.
+    `managed`: by ARN; None: not known. `report_wait`: how long a report may take to be made. `report_life`: a younger
+    one is kept.
     """
     before = previous if previous is not None else AccountSeen(account_id=iam.account_id, seen_at=clock.now())
     seen = replace(
@@ -63,7 +65,7 @@ def gather(
     seen = replace(seen, seen_at=asked_at, summary_unreadable=unreadable)
     if summary is not None:
         seen = replace(seen, summary=summary, summary_seen_at=asked_at)
-    if _report_is_old(before, asked_at):
+    if _report_is_old(before, asked_at, report_life):
         seen = _with_report(seen, iam, report_wait)
     if root_state(seen) == 0.0:
         log.debug(Event.ROOT_KEY_CHECKED, account_id=seen.account_id)
@@ -126,10 +128,8 @@ _ACCOUNT_STATES = {
 }
 
 
-def _report_is_old(before: AccountSeen, now: datetime) -> bool:
-    if before.report is None or before.report_unreadable is not None:
-        return True
-    return now - before.report.generated_at >= REPORT_LIFE
+def _report_is_old(before: AccountSeen, now: datetime, life: timedelta) -> bool:
+    return before.report is None or now - before.report.generated_at >= life
 
 
 def _with_report(seen: AccountSeen, iam: Iam, report_wait: timedelta) -> AccountSeen:
