@@ -55,6 +55,7 @@ class Rig:
         self.store = open_journal("sqlite://", instance="test", clock=self.world.clock, lease_ttl=LEASE_TTL)
         self.journal: SqlJournal = self.store.another_holder()
         self.world.follow(self._policy_of)
+        self.observing = False
         self.last: Worked | None = None
         self._boot()
 
@@ -171,7 +172,11 @@ class Rig:
             gates=self.gates,
             clock=self.world.clock,
             settings=self.settings,
-            around=Circumstances(mark_problem=self.mark.problem(), lease_since=self.world.clock.now()),
+            around=Circumstances(
+                mark_problem=self.mark.problem(),
+                observing=self.observing,
+                lease_since=self.world.clock.now(),
+            ),
             previous={s.user_id: s for s in self.journal.statuses(account_id)},
         )
 

@@ -132,3 +132,17 @@ def test_a_rollback_serves_the_old_pair_again(wait: timedelta) -> None:
     assert new is not None
     assert rig.status("ci").reason is Reason.RESTORED_BY_ROLLBACK
     rig.world.check_promises()
+
+
+def test_observing_changes_nothing_even_in_mid_rotation() -> None:
+    rig = Rig(policy())
+    rig.world.user(ACCOUNT, "ci", age=100 * DAY)
+    rig.look("ci")
+    before = (rig.world.keys(ACCOUNT, "ci"), rig.world.held_id(ACCOUNT, "ci"))
+    rig.observing = True
+    for _ in range(30):
+        rig.world.clock.advance(DAY)
+        worked = rig.look("ci")
+        assert worked.error is None
+    assert (rig.world.keys(ACCOUNT, "ci"), rig.world.held_id(ACCOUNT, "ci")) == before
+    assert rig.status("ci").reason is Reason.OBSERVE_MODE

@@ -155,3 +155,8 @@ Action = Step | Rest
 def publishes(step: Step) -> bool:
     """Whether the step, once done, made a new pair the held one: what was asked for is then fulfilled."""
     return isinstance(step, IssueKey | Republish) or (isinstance(step, ProveHeld) and step.publishes is not None)
+
+
+def only_looks(step: Step) -> bool:
+    """Whether the step changes nothing in IAM or Vault and starts no clock, so that observe mode may do it."""
+    return isinstance(step, ProveHeld) and step.publishes is None

@@ -214,6 +214,7 @@ class Fleet:
                 own_arns=frozenset({identity.arn}),
                 collides=self.places.collides,
                 mark_problem=self.mark.problem(),
+                observing=self.observing,
                 lease_since=self.clock.now(),
             ),
             previous={status.user_id: status for status in self.journal.statuses(account_id)},

@@ -78,7 +78,7 @@ class Executor:
             case IssueKey():
                 self._issuer().issue(iam, journal, look, _open_rotation(look), policy)
             case Republish():
-                self._republish(step, journal, look, policy)
+                self._republish(step, iam, journal, look, policy)
             case ProveHeld():
                 return self._prove_held(step, journal, look, policy)
             case StartRetirement():
@@ -160,14 +160,15 @@ class Executor:
             journal.proven(seen.principal, anchor=anchor, at=self.clock.now())
         return proof
 
-    def _republish(self, step: Republish, journal: AccountJournal, look: Look, policy: Policy) -> None:
+    def _republish(self, step: Republish, iam: Iam, journal: AccountJournal, look: Look, policy: Policy) -> None:
         """Rollback: the pair of an older version becomes the current one, proven before and after."""
         seen, rotation = look.seen, _open_rotation(look)
         pair = self.vault.read_pair(seen.place, step.version)
         if pair is None or pair.access_key_id != step.key_id:
             raise TemporaryError(f"version {step.version} of {seen.place.path} no longer holds {step.key_id}")
         prover = Prover(sts=self.cloud.sts, clock=self.clock, region=self.rules.region)
-        result = prover.until_accepted(pair, seen.principal, policy, (self.rules.region,))
+        regions = prover.regions(policy, iam, seen.held_id)
+        result = prover.until_accepted(pair, seen.principal, policy, regions)
         if result is not Proof.ACCEPTED:
             raise TemporaryError(f"AWS does not honour {step.key_id} of {seen.principal.label} ({result})")
         cas = seen.vault_version

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from rekeyd.core.actions import Action, Close, IssueKey, Refuse, Rest, Step, Wait, publishes
+from rekeyd.core.actions import Action, Close, IssueKey, Refuse, Rest, Step, Wait, only_looks, publishes
 from rekeyd.core.decide import decide
 from rekeyd.core.events import Event
 from rekeyd.core.model import Asked, HeldProof, IssueState, Observed
@@ -117,6 +117,8 @@ class Reconciler:
         log.debug(Event.PRINCIPAL_LOOKED, action=type(action).__name__, reason=action.reason)
         if isinstance(action, Rest):
             return self._outcome(look, action, now, progress)
+        if around.observing and not only_looks(action):
+            return self._outcome(look, Refuse(reason=Reason.OBSERVE_MODE), now, progress)
         policy = look.policy if look.policy is not None else Policy(name="")
         try:
             proof = self.executor.execute(action, iam, journal, look, policy)

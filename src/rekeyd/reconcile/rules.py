@@ -42,5 +42,7 @@ class Circumstances:
     collides: Callable[[Principal, Place], bool] = never_collides
     mark_problem: Reason | None = None
     """Set when the high-water mark says that this journal must not be acted on."""
+    observing: bool = False
+    """Nothing outside may be changed: a step that would is told instead of done."""
     lease_since: datetime | None = None
     """When this process took the account's lease."""
