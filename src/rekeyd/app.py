@@ -82,6 +82,20 @@ def opened(config: Config, *, actor: str, clock: SystemClock | None = None, hear
         journal.close()
 
 
+def renewed(app: App, config: Config, *, actor: str) -> App:
+    """The same journal and clock under another configuration; the caller closes the old `vault` when nobody uses it.
+
+    What `config.journal` says is not looked at: a journal is changed by a restart.
+    """
+    kept = config.model_copy(update={"journal": app.config.journal})
+    vault = KvVault(vault_settings(kept), app.clock)
+    try:
+        return assembled(kept, clock=app.clock, journal=app.journal, vault=vault, actor=actor)
+    except BaseException:
+        vault.close()
+        raise
+
+
 @contextmanager
 def observing(config: Config, *, actor: str) -> Iterator[App]:
     """For `plan`, `explain` and `audit`: looks live, holds nothing, writes nothing. The journal must exist."""

@@ -60,6 +60,19 @@ class MarkKeeper:
         except Error as error:
             log.error(Event.MARK_FAILED, error=error.message)
 
+    def refresh(self) -> None:
+        """From time to time: bring the mark up to the journal's head, so that events cut off its end are missed.
+
+        Raises like `confirm`.
+        """
+        if not self.enabled:
+            return
+        with self._lock:
+            self._confirm()
+            mark = self.journal.last_mark()
+            if mark is not None and mark.seq < self.journal.head().seq:
+                self._write(self.vault.read_mark().version)
+
     def _confirm(self) -> None:
         for _ in range(2):  # a second look after somebody else wrote it in between
             mark, head = self.vault.read_mark(), self.journal.head()
