@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from rekeyd.core.events import Event
 from rekeyd.core.findings import AccountSeen, Limits, ManagedSeen, check, root_state, undecided
 from rekeyd.core.model import AccountId, Place, Principal, Selection, UserId
-from rekeyd.core.policy import select
+from rekeyd.core.policy import Policy, select
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
 from rekeyd.errors import BusyError, Error, LeaseLostError, RefusedError, StateError, StoppingError
@@ -76,7 +76,6 @@ class Fleet:
     places: "Places" = field(init=False)
     """Learnt by scans; who acts without one (a command) teaches it."""
     _seen: dict[AccountId, AccountSeen] = field(default_factory=dict)
-    _aliases: dict[AccountId, str | None] = field(default_factory=dict)
     _users: dict[AccountId, tuple[Principal, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,8 +84,15 @@ class Fleet:
     # --- which accounts ----------------------------------------------------------------------------------------------
 
     def accounts(self) -> Accounts:
-        """Fresh. Unwatched ones are reported as such, never as clear."""
+        """Fresh. Unwatched ones are reported as such, never as clear; so is one that vanished from the list."""
         accounts = self.cloud.accounts()
+        listed = {*accounts.watched, *accounts.unwatched}
+        vanished = {
+            status.account_id: "it is no longer listed"
+            for status in self.journal.account_statuses()
+            if status.account_id not in listed
+        }
+        accounts = replace(accounts, unwatched={**accounts.unwatched, **vanished})
         for account_id, why in accounts.unwatched.items():
             self._save_account(account_id, "root_unwatched", why, well=False)
             self._check_posture(unwatched(account_id, why, self.clock, previous=self._seen.get(account_id)))
@@ -150,9 +156,8 @@ class Fleet:
         log.debug(Event.PASS_STARTED)
         self._check_identity(account_id)
         iam = self.cloud.iam(account_id)
-        if account_id not in self._aliases:
-            self._aliases[account_id] = _alias(iam)
         seen = self._gather(iam)
+        self._check_posture(seen)
         scan = Scan(account_id=account_id, users=iam.list_users(), report=seen.report, scanned_at=now)
         self._users[account_id] = scan.users
         chosen, drift = self._choose(scan, now)
@@ -275,8 +280,7 @@ class Fleet:
         )
 
     def _check_posture(self, seen: AccountSeen) -> None:
-        alias = self._aliases.get(seen.account_id)
-        seen = replace(seen, alias=alias, managed=self._managed(seen.account_id))
+        seen = replace(seen, managed=self._managed(seen.account_id))
         self._seen[seen.account_id] = seen
         self.alarms.update(Scope.posture(seen.account_id), check(seen, self.clock.now()), undecided=undecided(seen))
 
@@ -288,7 +292,9 @@ class Fleet:
         statuses = {status.user_id: status for status in self.journal.statuses(account_id)}
         managed = {}
         for user in users:
-            policy = select(self.rules.policies, user).policy
+            selected = select(self.rules.policies, user)
+            # Where it cannot be told, no policy is the strictest reading that accuses nobody falsely.
+            policy = selected.policy if selected.selection is not Selection.UNKNOWN else _ANY_POLICY
             if policy is None:
                 continue
             status = statuses.get(user.user_id)
@@ -362,7 +368,7 @@ class Fleet:
         self.journal.save_account(
             AccountStatus(
                 account_id=account_id,
-                alias=self._aliases.get(account_id),
+                alias=None if (seen := self._seen.get(account_id)) is None else seen.alias,
                 state=state,
                 message=message,
                 last_pass_at=now if well else (None if before is None else before.last_pass_at),
@@ -391,13 +397,8 @@ class Fleet:
         return self.settings.mode is Mode.OBSERVE
 
 
-def _alias(iam: Iam) -> str | None:
-    try:
-        return iam.account_alias()
-    except StoppingError:
-        raise
-    except Error:
-        return None  # only a name for people
+# For users whose policy cannot be told: the default ages.
+_ANY_POLICY = Policy(name="unknown")
 
 
 def _principal_of(status: PrincipalStatus, iam: Iam) -> Principal:
