@@ -6,7 +6,8 @@ rig.settle()            # passes and virtual time until nothing more happens by 
 rig.crash_at(...)       # a process that dies, and the next one
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -19,11 +20,12 @@ from rekeyd.fleet.account import AccountWork, Worked
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.mark import MarkKeeper
 from rekeyd.fleet.settings import FleetSettings
-from rekeyd.ports import AccountJournal, PrincipalStatus
+from rekeyd.ports import AccountJournal, Journal, PrincipalStatus
 from rekeyd.reconcile.execute import Executor
 from rekeyd.reconcile.observe import Observer
 from rekeyd.reconcile.principal import Reconciler
 from rekeyd.reconcile.rules import Circumstances, Rules
+from tests.journal_points import pointed_journal
 from tests.world import REGION, Crash, World
 
 ACCOUNT = AccountId("111122223333")
@@ -47,24 +49,35 @@ class Rig:
         world: World | None = None,
         settings: FleetSettings | None = None,
         windows: Callable[[Policy, datetime], tuple[Interval, ...] | None] = lambda _policy, _now: None,
+        journal_url: str = "sqlite://",
+        journal_points: bool = False,
     ) -> None:
+        """`journal_points`: the journal's calls are call points of the world too (`journal.published`, …)."""
         self.world = world if world is not None else World(seed=seed)
         self.policies = list(policies or (policy(),))
         self.settings = settings if settings is not None else FleetSettings(max_parallel=1, max_rotations_per_hour=1000)
         self.windows = windows
-        self.store = open_journal("sqlite://", instance="test", clock=self.world.clock, lease_ttl=LEASE_TTL)
-        self.journal: SqlJournal = self.store.another_holder()
+        self._journal_url = journal_url
+        self._journal_points = journal_points
         self.world.follow(self._policy_of)
         self.observing = False
         self.last: Worked | None = None
-        self._boot()
+        self.open_journal()
 
     # --- the process -------------------------------------------------------------------------------------------------
 
-    def _boot(self) -> None:
+    def open_journal(self) -> None:
+        """The process starts on whatever is at the journal's place."""
+        self.store = open_journal(self._journal_url, instance="test", clock=self.world.clock, lease_ttl=LEASE_TTL)
+        self.journal: SqlJournal = self.store.another_holder()
+        self.boot()
+
+    def boot(self) -> None:
+        """What a process builds when it starts; again after `policies` or `settings` were changed."""
         world = self.world
-        self.mark = MarkKeeper(vault=world.vault, journal=self.journal, clock=world.clock)
-        self.gates = Gates(journal=self.journal, clock=world.clock, settings=self.settings)
+        self.port: Journal = pointed_journal(self.journal, world.points) if self._journal_points else self.journal
+        self.mark = MarkKeeper(vault=world.vault, journal=self.port, clock=world.clock)
+        self.gates = Gates(journal=self.port, clock=world.clock, settings=self.settings)
         rules = Rules(
             policies=self.policies,
             place_of=world.place_of,
@@ -90,27 +103,41 @@ class Rig:
         self.journal.die()
         self.world.clock.resume()
         self.journal = self.store.another_holder()
-        self._boot()
+        self.boot()
+
+    def close_journal(self) -> None:
+        """The process ends; after `open_journal` another one runs."""
+        self.journal.die()
+        self.store.close()
 
     def lose_journal(self) -> None:
         """The file is deleted; the next process makes a new one."""
-        self.journal.die()
-        self.store = open_journal("sqlite://", instance="test", clock=self.world.clock, lease_ttl=LEASE_TTL)
-        self.journal = self.store.another_holder()
-        self._boot()
+        assert self._journal_url == "sqlite://", "a test with a file removes it itself"
+        self.close_journal()
+        self.world.clock.resume()
+        self.open_journal()
+
+    @contextmanager
+    def held(self, account_id: AccountId = ACCOUNT) -> Iterator[AccountWork]:
+        """The account's lease. A process that is killed does not give it back."""
+        lease = self.port.acquire(account_id, actor="daemon")
+        assert lease is not None, f"{self.journal.holder_of(account_id)} holds {account_id}"
+        try:
+            yield self._work(account_id, lease)
+        except Crash:
+            raise
+        except BaseException:
+            self.port.release(lease.lease)
+            raise
+        self.port.release(lease.lease)
 
     # --- passes ------------------------------------------------------------------------------------------------------
 
     def look(self, user_name: str, *, account_id: AccountId = ACCOUNT, asked: Asked | None = None) -> Worked:
         """One reconcile of one user, until it rests."""
-        lease = self.journal.acquire(account_id, actor="daemon")
-        assert lease is not None
-        try:
-            work = self._work(account_id, lease)
+        with self.held(account_id) as work:
             self.last = work.reconcile(self.world.state(account_id, user_name).principal, asked=asked)
-            return self.last
-        finally:
-            self.journal.release(lease.lease)
+        return self.last
 
     def serve(self, user_name: str, asked: Asked, *, account_id: AccountId = ACCOUNT) -> int:
         """As `rotate-now` does it: a request, served at once; returns its id."""
@@ -119,14 +146,20 @@ class Rig:
         return request_id
 
     def serve_open(self, account_id: AccountId = ACCOUNT) -> None:
-        lease = self.journal.acquire(account_id, actor="daemon")
-        assert lease is not None
-        try:
-            work = self._work(account_id, lease)
-            for request in self.journal.requests(account_id):
+        with self.held(account_id) as work:
+            for request in self.port.requests(account_id):
                 self.last = work.serve(request)
-        finally:
-            self.journal.release(lease.lease)
+
+    def work(self, *user_names: str, account_id: AccountId = ACCOUNT) -> list[Worked]:
+        """A due pass: these users, and whatever was asked."""
+        principals = [self.world.state(account_id, name).principal for name in user_names]
+        with self.held(account_id) as work:
+            worked = work.work(principals, requests=lambda: self.port.requests(account_id))
+            for request in self.port.requests(account_id):
+                if (served := work.serve(request)) is not None:
+                    worked.append(served)
+        self.last = worked[-1] if worked else self.last
+        return worked
 
     def settle(
         self,
@@ -148,7 +181,7 @@ class Rig:
                     raise
                 self.restart()
                 continue
-            again = self._again_at(worked)
+            again = self.again_at(worked)
             if until(worked) or again is None or again > ends_at or self._at_rest(worked):
                 return worked
             self.world.clock.advance_to(max(again, self.world.clock.now() + timedelta(seconds=1)))
@@ -167,7 +200,7 @@ class Rig:
             account_id=account_id,
             iam=self.world.cloud.iam(account_id),
             lease=lease,
-            journal=self.journal,
+            journal=self.port,
             reconciler=self.reconciler,
             gates=self.gates,
             clock=self.world.clock,
@@ -177,10 +210,10 @@ class Rig:
                 observing=self.observing,
                 lease_since=self.world.clock.now(),
             ),
-            previous={s.user_id: s for s in self.journal.statuses(account_id)},
+            previous={s.user_id: s for s in self.port.statuses(account_id)},
         )
 
-    def _again_at(self, worked: Worked) -> datetime | None:
+    def again_at(self, worked: Worked) -> datetime | None:
         if worked.retry_at is not None:
             return worked.retry_at
         if worked.outcome is None:
