@@ -188,7 +188,7 @@ class Rig:
         raise AssertionError(f"{user_name} did not settle: {self.last}")
 
     def status(self, user_name: str) -> PrincipalStatus:
-        return next(s for s in self.journal.statuses() if s.user_name == user_name)
+        return max((s for s in self.journal.statuses() if s.user_name == user_name), key=lambda s: s.looked_at)
 
     def seen(self) -> Observed:
         assert self.last is not None

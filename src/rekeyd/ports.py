@@ -360,6 +360,12 @@ class AccountJournal(Protocol):
         at: datetime,
     ) -> None: ...
 
+    def end_retirement(self, principal: Principal, key_id: AccessKeyId, *, reason: Reason, at: datetime) -> None:
+        """The key is gone by another hand: its clocks end."""
+
+    def forget(self, principal: Principal, *, reason: str, at: datetime) -> None:
+        """A person says that the user re-created under this one's name may be managed: this one is history."""
+
     def seen_inactive(self, principal: Principal, key_id: AccessKeyId, *, reason: Reason, at: datetime) -> None:
         """Sets `deactivated_at` of its retirement to `at`."""
 

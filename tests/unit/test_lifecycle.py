@@ -146,3 +146,36 @@ def test_observing_changes_nothing_even_in_mid_rotation() -> None:
         assert worked.error is None
     assert (rig.world.keys(ACCOUNT, "ci"), rig.world.held_id(ACCOUNT, "ci")) == before
     assert rig.status("ci").reason is Reason.OBSERVE_MODE
+
+
+def test_an_old_key_that_somebody_deleted_ends_its_rotation() -> None:
+    rig = Rig(policy())
+    rig.world.user(ACCOUNT, "ci", age=100 * DAY)
+    (old,) = rig.world.keys(ACCOUNT, "ci")
+    rig.look("ci")
+    rig.world.clock.advance(timedelta(hours=1))
+    rig.world.operators.delete_key(old.id)
+    rig.world.clock.advance(timedelta(hours=1))
+    rig.look("ci")
+    assert rig.status("ci").state == State.FRESH
+    assert rig.journal.open_users(ACCOUNT) == {}
+    rig.world.check_promises()
+
+
+def test_a_recreated_user_is_refused_until_somebody_asks() -> None:
+    rig = Rig(policy(adopt=Adopt.AT_ONCE))
+    rig.world.user(ACCOUNT, "ci", age=100 * DAY)
+    rig.settle()
+    rig.world.operators.recreate_user(ACCOUNT, "ci")
+    rig.world.manage(rig.world.state(ACCOUNT, "ci").principal)
+    rig.world.clock.advance(timedelta(hours=1))
+    rig.look("ci")
+    assert rig.status("ci").reason is Reason.USER_RECREATED
+    request_id = rig.serve("ci", asked())
+    for _ in range(5):
+        rig.world.clock.advance(timedelta(seconds=20))
+        rig.serve_open()
+    assert rig.journal.request(request_id).answer == "published"
+    assert rig.world.consumer(ACCOUNT, "ci")
+    rig.settle()
+    assert rig.status("ci").state == State.FRESH

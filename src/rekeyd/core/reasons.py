@@ -56,6 +56,7 @@ class Reason(StrEnum):
     ROLLBACK_TARGET_GONE = "rollback_target_gone"
     LEFT_UNPUBLISHED = "left_unpublished"
     USER_GONE = "user_gone"
+    KEY_GONE = "key_gone"
     # refusals
     STEP_FAILED = "step_failed"
     UNMANAGED = "unmanaged"
@@ -147,6 +148,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.ROLLBACK_TARGET_GONE: "the key to go back to no longer exists",
     Reason.LEFT_UNPUBLISHED: "the user left its policy and the new key was never published",
     Reason.USER_GONE: "the user no longer exists",
+    Reason.KEY_GONE: "somebody else deleted the key",
     Reason.STEP_FAILED: "the last step failed; it is tried again",
     Reason.UNMANAGED: "Vault holds nothing for this user and the policy adopts only when asked",
     Reason.TWO_KEYS_UNMANAGED: "Vault holds nothing for this user and both key slots are in use",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from rekeyd.core.actions import IssueKey, OpenRotation, Refuse, Wait, publishes
 from rekeyd.core.events import Event
@@ -54,6 +54,8 @@ class AccountWork:
     previous: dict[str, PrincipalStatus] = field(default_factory=dict)
     """The last status of each user, by UserId."""
     stop: threading.Event = field(default_factory=threading.Event)
+    served_again_at: dict[int, datetime] = field(default_factory=dict)
+    """Requests that only wait for time, by id: looking at them sooner would only cost calls."""
 
     def work(
         self,
@@ -106,7 +108,7 @@ class AccountWork:
 
     def serve(self, request: Request) -> Worked | None:
         """One request of a person. It stays open while it is only a matter of time; None: another thread serves it."""
-        if not self._claim(request):
+        if self.clock.now() < self.served_again_at.get(request.id, _EVER) or not self._claim(request):
             return None
         try:
             try:
@@ -119,6 +121,9 @@ class AccountWork:
                 return None
             worked = self.reconcile(principal, asked=request.asked)
             self._answer(request, worked)
+            again = worked.retry_at if worked.outcome is None else again_at(worked.outcome.rest)
+            if again is not None:
+                self.served_again_at[request.id] = again
             return worked
         finally:
             self._release(request)
@@ -146,7 +151,7 @@ class AccountWork:
             return
         if request.asked.replace is not None and isinstance(rest, Wait):
             return  # planned: the rotation follows when the key is gone
-        if isinstance(rest, Refuse) and rest.reason in _PASSING:
+        if isinstance(rest, Refuse) and _passes(rest):
             return
         reason = Reason.ROTATION_OPEN if isinstance(rest, Wait) else rest.reason
         self.journal.answer(request.id, "refused", reason=reason, at=self.clock.now())
@@ -232,6 +237,8 @@ class AccountWork:
         self.journal.save_status(status_of(outcome))
 
 
+_EVER = datetime.min.replace(tzinfo=UTC)
+
 _SERVING: set[int] = set()
 _SERVING_LOCK = threading.Lock()
 
@@ -239,6 +246,12 @@ _SERVING_LOCK = threading.Lock()
 _PASSING = frozenset(
     {Reason.PROOF_UNAVAILABLE, Reason.VAULT_UNREADABLE, Reason.HELD_KEY_NOT_HONOURED, Reason.RATE_LIMITED}
 )
+
+
+def _passes(refusal: Refuse) -> bool:
+    # A dead held key is looked at twice before a person's wish to repair it is served.
+    twice = refusal.reason is Reason.HELD_KEY_DEAD and refusal.until is not None
+    return twice or refusal.reason in _PASSING
 
 
 def status_of(outcome: Outcome) -> PrincipalStatus:

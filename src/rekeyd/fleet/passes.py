@@ -76,6 +76,7 @@ class Fleet:
     places: "Places" = field(init=False)
     """Learnt by scans; who acts without one (a command) teaches it."""
     _seen: dict[AccountId, AccountSeen] = field(default_factory=dict)
+    _served_again_at: dict[int, datetime] = field(default_factory=dict)
     _users: dict[AccountId, tuple[Principal, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,7 +148,7 @@ class Fleet:
     def has_due(self, account_id: AccountId) -> bool:
         """Whether a due pass would find anything to do now."""
         now = self.clock.now()
-        if self.journal.requests(account_id):
+        if any(now >= self._served_again_at.get(r.id, now) for r in self.journal.requests(account_id)):
             return True
         return any(s.next_at is not None and s.next_at <= now for s in self.journal.statuses(account_id))
 
@@ -224,6 +225,7 @@ class Fleet:
             ),
             previous={status.user_id: status for status in self.journal.statuses(account_id)},
             stop=self.stop,
+            served_again_at=self._served_again_at,
         )
 
     def _choose(self, scan: Scan, now: datetime) -> tuple[ToLookAt, bool]:

@@ -99,8 +99,8 @@ class Observer:
             settle_seconds=self.rules.settle.total_seconds(),
         )
         seen = _with_origins(seen, selected, iam)
-        pending = _settled(principal, known, seen, now)
-        return Look(seen=seen, policy=selected.policy, known=known, notes=(*trust.notes, *notes, *pending))
+        ended = (*_settled(principal, known, seen, now), *_gone(principal, known, seen, asked, now))
+        return Look(seen=seen, policy=selected.policy, known=known, notes=(*trust.notes, *notes, *ended))
 
     def _place(
         self, principal: Principal, known: Known, around: Circumstances, asked: Asked | None
@@ -190,7 +190,8 @@ def _quiet_until(known: Known, around: Circumstances, settle: timedelta) -> date
         ends.append(rotation.create_sent_at + CREATE_TIME_OUT + settle)
     for change in known.pending:
         ends.append(change.sent_at + CREATE_TIME_OUT + settle)
-        if change.holder_alive and around.lease_since is not None and change.sent_at < around.lease_since:
+        predecessor = change.holder_alive and change.holder != around.holder
+        if predecessor and around.lease_since is not None and change.sent_at < around.lease_since:
             # It may be frozen with the signed request in hand.
             ends.append(around.lease_since + SIGNATURE_LIFE)
     return max(ends, default=None)
@@ -236,3 +237,23 @@ def _settle_one(principal: Principal, change: PendingChange, key: AccessKey | No
         case _:
             happened = key is None
     return lambda journal: journal.settle_pending(principal, change.key_id, verb=change.verb, happened=happened, at=now)
+
+
+def _gone(principal: Principal, known: Known, seen: Observed, asked: Asked | None, now: datetime) -> tuple[Note, ...]:
+    """Clocks of keys that somebody else deleted, and a predecessor of this name whom a person let go."""
+    notes: list[Note] = []
+    before = known.name_taken_by
+    if asked is not None and before is not None:
+        predecessor = replace(principal, user_id=before)
+        notes.append(lambda journal: journal.forget(predecessor, reason="re-created", at=now))
+    if seen.quiet_until is not None and now < seen.quiet_until:
+        return tuple(notes)
+    in_flight = {change.key_id for change in known.pending}
+    for key_id, facts in known.facts.keys.items():
+        if facts.retirement is not None and seen.find(key_id) is None and key_id not in in_flight:
+            notes.append(_end_of(principal, key_id, now))
+    return tuple(notes)
+
+
+def _end_of(principal: Principal, key_id: AccessKeyId, now: datetime) -> Note:
+    return lambda journal: journal.end_retirement(principal, key_id, reason=Reason.KEY_GONE, at=now)
