@@ -1,0 +1,287 @@
+"""`rekeyd rotate-now`: rotate users at once, whether or not the daemon runs."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rekeyd.cli import output
+from rekeyd.cli.exits import SCHEMA_VERSION, ExitCode, worst
+from rekeyd.cli.options import Session, command
+from rekeyd.cli.program import app
+from rekeyd.errors import StateError, UsageError
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from rekeyd.app import App
+    from rekeyd.cli.asking import Asking, Rotated
+    from rekeyd.cli.targets import Target
+    from rekeyd.core.model import Asked
+
+AccountOption = Annotated[
+    str | None, typer.Option("--account", metavar="ID", help="The account of the users.", show_default=False)
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.", show_default=False)]
+LockTimeoutOption = Annotated[
+    str,
+    typer.Option(
+        "--lock-timeout",
+        metavar="DURATION",
+        help="How long to wait for another process that works on the account.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command line asks for."""
+
+    users: tuple[str, ...]
+    account: str | None
+    policy: str | None
+    all_due: bool
+    emergency: bool
+    replace: str | None
+
+    def check(self) -> None:
+        """UsageError for what cannot go together."""
+        if not self.users and not self.all_due and self.policy is None:
+            raise UsageError("nobody is named", hint="name users, or give --all-due or --policy NAME")
+        if self.users and self.all_due:
+            raise UsageError("users are named beside --all-due", hint="name users, or give --all-due; not both")
+        if self.replace is not None and len(self.users) != 1:
+            raise UsageError("--replace is about one key of one user", hint="name exactly one user")
+        if self.replace is not None and self.emergency:
+            raise UsageError(
+                "--replace and --emergency contradict each other",
+                hint="--replace lets the named key retire in its own time; --emergency waits for nothing",
+            )
+
+
+@command(app, "rotate-now")
+def rotate_now(
+    session: Session,
+    users: Annotated[
+        list[str] | None, typer.Argument(metavar="[USER]...", help="Names of IAM users.", show_default=False)
+    ] = None,
+    *,
+    account: AccountOption = None,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", metavar="NAME", help="Only users of this policy.", show_default=False),
+    ] = None,
+    all_due: Annotated[
+        bool, typer.Option("--all-due", help="Every user whose rotation is due now.", show_default=False)
+    ] = False,
+    emergency: Annotated[
+        bool,
+        typer.Option(
+            "--emergency",
+            help="The key has leaked: no overlap, no windows, no freeze, no brake. The old key is deactivated as soon "
+            "as the new one is proven.",
+            show_default=False,
+        ),
+    ] = False,
+    replace: Annotated[
+        str | None,
+        typer.Option(
+            "--replace",
+            metavar="KEY_ID",
+            help="Retire this other key of the user first; the rotation follows when it is gone.",
+            show_default=False,
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return only when the old key is deleted.", show_default=False)
+    ] = False,
+    lock_timeout: LockTimeoutOption = "1m",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would happen; change nothing.", show_default=False)
+    ] = False,
+    yes: YesOption = False,
+) -> ExitCode:
+    """Rotate users now, even if their keys are young and no window is open.
+
+    Returns when the new key is in Vault and proven. The daemon, or a later rotate-now, retires the old key.
+    """
+    wish = Wish(
+        users=tuple(users or ()),
+        account=account,
+        policy=policy,
+        all_due=all_due,
+        emergency=emergency,
+        replace=replace,
+    )
+    wish.check()
+    config = session.load()
+    timeout = _duration("--lock-timeout", lock_timeout)
+    from rekeyd.app import observing, opened
+    from rekeyd.cli.asking import Asking
+    from rekeyd.cli.person import actor, refuse_other_user
+    from rekeyd.cli.stopping import stopped_by_signals
+
+    if dry_run:
+        with observing(config, actor=actor()) as seen:
+            return _report(session, [_foreseen(seen, target, wish) for target in _targets(seen, wish)], dry_run=True)
+    refuse_other_user(config)
+    if config.fleet.mode.value == "observe":
+        raise StateError(
+            'fleet.mode is "observe", so nothing is changed', hint='set fleet.mode = "enforce", or use --dry-run'
+        )
+    with opened(config, actor=actor()) as opened_app, stopped_by_signals(opened_app.clock):
+        opened_app.refuse_root()
+        targets = _targets(opened_app, wish)
+        _confirm(wish, targets, yes=yes)
+        asking = Asking(app=opened_app, actor=actor(), lock_timeout=timeout)
+        return _report(session, _rotated(asking, targets, wish, wait=wait), dry_run=False)
+
+
+def _rotated(asking: "Asking", targets: "Sequence[Target]", wish: Wish, *, wait: bool) -> "list[Rotated]":
+    """One user after the other. Asked to stop, the rest is left unchanged."""
+    from rekeyd.cli.asking import ended
+    from rekeyd.errors import StoppingError
+
+    done: list[Rotated] = []
+    with output.progress("rotating", len(targets)) as progress:
+        for target in targets:
+            try:
+                done.append(
+                    asking.rotate(
+                        target,
+                        _asked(asking.app, asking.actor, wish),
+                        wait=wait,
+                        on_published=lambda t=target: output.say(f"{t.principal.label}: the new key is published"),  # type: ignore[misc]
+                    )
+                )
+            except StoppingError:
+                done.append(asking.stopped(target))
+                rest = targets[len(done) :]
+                done += [ended(t, "unchanged", "stopping", "not begun: asked to stop", ExitCode.FAILED) for t in rest]
+                break
+            progress.step()
+    return done
+
+
+def _asked(app_: "App", by: str, wish: Wish) -> "Asked":
+    from rekeyd.core.model import AccessKeyId, Asked
+
+    return Asked(
+        by=by,
+        at=app_.clock.now(),
+        emergency=wish.emergency,
+        replace=None if wish.replace is None else AccessKeyId(wish.replace),
+    )
+
+
+def _targets(app_: "App", wish: Wish) -> "list[Target]":
+    from rekeyd.cli import targets
+
+    if not wish.users:
+        return targets.of_policy(app_.fleet, wish.policy, wish.account, due_only=wish.all_due)
+    found = targets.named(app_.fleet, wish.users, wish.account)
+    if wish.policy is not None:
+        targets.check_policy(app_.fleet, wish.policy)
+        for target in found:
+            name = None if target.policy is None else target.policy.name
+            if name != wish.policy:
+                raise UsageError(
+                    f'{target.principal.label} is not of policy "{wish.policy}"',
+                    hint=f'its policy is "{name}"' if name else "no policy manages it",
+                )
+    if wish.replace is not None:
+        _check_replaced(app_, found[0], wish.replace)
+    return found
+
+
+def _check_replaced(app_: "App", target: "Target", key_id: str) -> None:
+    """UsageError: not a key of this user. StateError: it is the held key. Errors: it could not be looked at."""
+    from rekeyd.core.model import VaultHeld, VaultUnreadable
+    from rekeyd.core.reasons import Reason
+    from rekeyd.errors import TemporaryError
+
+    keys = app_.cloud.iam(target.account_id).list_access_keys(target.user_name)
+    if key_id not in [key.id for key in keys]:
+        listed = ", ".join(f"{key.id} ({key.status.value})" for key in keys) or "none"
+        raise UsageError(f"{key_id} is not a key of {target.principal.label}", hint=f"its keys: {listed}")
+    match app_.vault.current(app_.rules.place_of(target.principal)):
+        case VaultHeld(access_key_id=held) if held == key_id:
+            raise StateError(
+                Reason.REPLACE_HELD_KEY.sentence, hint=f"without --replace, rotate-now replaces {key_id} in due form"
+            )
+        case VaultUnreadable(detail=detail):
+            raise TemporaryError(f"{Reason.VAULT_UNREADABLE.sentence}: {detail}")
+        case _:
+            return
+
+
+def _foreseen(app_: "App", target: "Target", wish: Wish) -> "Rotated":
+    """What would become of it; always code 0, since nothing is tried."""
+    from rekeyd.cli.asking import ended
+    from rekeyd.cli.person import actor
+    from rekeyd.core.actions import Rest
+    from rekeyd.core.reasons import Reason
+    from rekeyd.fleet.preview import Preview
+
+    if target.refusal is not None:
+        reason, message = target.refusal
+        return ended(target, "refused", reason.value, message, ExitCode.DONE)
+    seen = Preview(fleet=app_.fleet).look_at(target.principal, asked=_asked(app_, actor(), wish))
+    if seen.error is not None or seen.action is None:
+        return ended(target, "failed", Reason.STEP_FAILED.value, seen.message, ExitCode.DONE)
+    outcome = "refused" if isinstance(seen.action, Rest) else "planned"
+    return ended(target, outcome, seen.action.reason.value, seen.message, ExitCode.DONE)
+
+
+def _confirm(wish: Wish, targets: "Sequence[Target]", *, yes: bool) -> None:
+    """Several users, an emergency and --replace are asked about. UsageError without a terminal."""
+    if yes or not targets or not (len(targets) > 1 or wish.emergency or wish.replace is not None):
+        return
+    what = "rotate" if not wish.emergency else "rotate without any overlap"
+    who = ", ".join(target.principal.label for target in targets)
+    if wish.replace is not None:
+        what = f"remove the key {wish.replace} of, and then rotate,"
+    confirm(f"{what} {who}?")
+
+
+def confirm(question: str) -> None:
+    """Goes on after a yes. UsageError: there is no terminal to ask at. typer.Abort: the answer was no."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question} There is no terminal to ask at", hint="give --yes")
+    if not typer.confirm(output.printable(question), err=True):
+        raise typer.Abort
+
+
+def _duration(option: str, text: str) -> "timedelta":
+    from rekeyd.config import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f'{option} "{text}" {error}') from None
+
+
+def _report(session: Session, rotations: "list[Rotated]", *, dry_run: bool) -> ExitCode:
+    if session.json:
+        output.document({"schema_version": SCHEMA_VERSION, "rotations": [r.entry() for r in rotations]})
+    elif not rotations:
+        output.line("nothing is due")
+    else:
+        for rotated in rotations:
+            show(rotated, dry_run=dry_run)
+    return worst([rotated.code for rotated in rotations])
+
+
+def show(rotated: "Rotated", *, dry_run: bool = False) -> None:
+    """A user in a few lines."""
+    would = "would be " if dry_run and rotated.outcome != "failed" else ""
+    output.line(f"{rotated.account_id}/{rotated.user_name}: {would}{rotated.outcome}: {rotated.message}")
+    if rotated.new_access_key_id is not None:
+        old = f" (before: {rotated.old_access_key_id})" if rotated.old_access_key_id else ""
+        output.line(f"  key      {rotated.new_access_key_id}{old}")
+    if rotated.vault_path is not None:
+        output.line(f"  vault    {rotated.vault_path}, version {rotated.vault_version}")
+    if rotated.rotation_id is not None:
+        output.line(f"  rotation {rotated.rotation_id}")
