@@ -13,7 +13,7 @@ from rekeyd.cli.program import app
 from rekeyd.errors import Error
 
 # Each registers its commands with `app`; in this order `--help` shows them.
-_COMMANDS = ("run", "rotate")
+_COMMANDS = ("run", "rotate", "plan", "status")
 for _name in _COMMANDS:
     import_module(f"rekeyd.cli.{_name}")
 
