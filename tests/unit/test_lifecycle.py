@@ -9,6 +9,7 @@ from rekeyd.core.policy import Adopt
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
 from tests.rig import ACCOUNT, DAY, Rig, asked, policy
+from tests.world import lost
 
 
 def test_a_due_key_is_rotated_and_the_old_one_retired() -> None:
@@ -179,3 +180,18 @@ def test_a_recreated_user_is_refused_until_somebody_asks() -> None:
     assert rig.world.consumer(ACCOUNT, "ci")
     rig.settle()
     assert rig.status("ci").state == State.FRESH
+
+
+def test_without_a_writable_mark_nothing_is_retired() -> None:
+    rig = Rig(policy())
+    rig.world.user(ACCOUNT, "ci", age=100 * DAY)
+    (old,) = rig.world.keys(ACCOUNT, "ci")
+    rig.look("ci")
+    with rig.world.fault("vault.read_mark", error=lost("the mark"), times=None):
+        rig.world.clock.advance(10 * DAY)
+        rig.look("ci")
+        assert rig.status("ci").reason is Reason.MARK_NOT_WRITABLE
+        assert rig.world.key(old.id).status is KeyStatus.ACTIVE
+    rig.settle()
+    assert rig.status("ci").state == State.FRESH
+    rig.world.check_promises()

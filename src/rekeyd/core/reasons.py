@@ -23,7 +23,6 @@ class Reason(StrEnum):
     NO_KEYS = "no_keys"
     AWAITING_CLOUDTRAIL = "awaiting_cloudtrail"
     ORPHAN_WATCHED = "orphan_watched"
-    OLD_KEY_GOING = "old_key_going"
     # causes of a step
     DUE = "due"
     ASKED = "asked"
@@ -116,7 +115,6 @@ _SENTENCES: dict[Reason, str] = {
     Reason.NO_KEYS: "the user has no access key and the policy does not create a first one",
     Reason.AWAITING_CLOUDTRAIL: "a key appeared while ours was being created; CloudTrail is asked who made it",
     Reason.ORPHAN_WATCHED: "a key that is probably our orphan is watched for use before it is removed",
-    Reason.OLD_KEY_GOING: "the old key's own clock runs first",
     Reason.DUE: "the held key has reached the age at which it is rotated",
     Reason.ASKED: "a person asked for it",
     Reason.EMERGENCY: "a person asked for an emergency rotation",

@@ -36,9 +36,11 @@ from rekeyd.core.reasons import Reason
 from rekeyd.errors import (
     ConflictError,
     Error,
+    JournalError,
     LeaseLostError,
     NotFoundError,
     OutcomeUnknownError,
+    PostponedError,
     StateError,
     StoppingError,
     TemporaryError,
@@ -55,6 +57,9 @@ log = get_logger()
 
 # Removing a key that never reached Vault needs no clock, so it does not need the mark either.
 _WITHOUT_CLOCK = frozenset({Reason.SECRET_LOST})
+
+# Times `aws.settle`: five minutes by default.
+_MARK_AGAIN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +184,7 @@ class Executor:
             seen.place,
             pair,
             cas=cas,
-            extra=self.rules.extra_fields,
+            extra=self.rules.extra_of(policy),
             guard=journal.guard,
             give_up_at=self.clock.now() + policy.publish_timeout,
         )
@@ -203,7 +208,7 @@ class Executor:
     def _deactivate(self, step: Deactivate, iam: Iam, journal: AccountJournal, look: Look) -> None:
         principal = look.seen.principal
         if step.reason not in _WITHOUT_CLOCK:
-            self.confirm_mark()
+            self._confirm()
         self._change(
             journal,
             look,
@@ -214,6 +219,20 @@ class Executor:
         )
         log.info(Event.KEY_DEACTIVATED, access_key_id=step.key_id, reason=step.reason)
         self.raise_mark()
+
+    def _confirm(self) -> None:
+        """No retirement on the word of a journal that cannot be shown to be neither lost nor old."""
+        try:
+            self.confirm_mark()
+        except (StoppingError, JournalError):
+            raise
+        except StateError as error:
+            raise PostponedError(Reason.MARK_OF_ANOTHER_INSTANCE, None) from error
+        except Error as error:
+            log.error(Event.MARK_FAILED, error=error.message)
+            raise PostponedError(
+                Reason.MARK_NOT_WRITABLE, self.clock.now() + _MARK_AGAIN * self.rules.settle
+            ) from error
 
     def _reactivate(self, step: Reactivate, iam: Iam, journal: AccountJournal, look: Look) -> None:
         principal = look.seen.principal
@@ -231,7 +250,7 @@ class Executor:
     def _delete(self, step: Delete, iam: Iam, journal: AccountJournal, look: Look) -> None:
         principal = look.seen.principal
         if step.reason not in _WITHOUT_CLOCK:
-            self.confirm_mark()
+            self._confirm()
         self._change(
             journal,
             look,
