@@ -86,7 +86,6 @@ class Reason(StrEnum):
     LEFT_POLICY = "left_policy"
     POLICY_UNKNOWN = "policy_unknown"
     REPLACE_HELD_KEY = "replace_held_key"
-    REPLACE_UNKNOWN_KEY = "replace_unknown_key"
     ROLLBACK_IMPOSSIBLE = "rollback_impossible"
     BRAKED = "braked"
     FROZEN = "frozen"
@@ -176,7 +175,6 @@ _SENTENCES: dict[Reason, str] = {
     Reason.LEFT_POLICY: "no policy matches this user any more, and a rotation of it is unfinished",
     Reason.POLICY_UNKNOWN: "which policy applies cannot be told",
     Reason.REPLACE_HELD_KEY: "the key named to be replaced is the one that Vault serves",
-    Reason.REPLACE_UNKNOWN_KEY: "the key named to be replaced is not a key of this user",
     Reason.ROLLBACK_IMPOSSIBLE: "there is no older key whose secret Vault still keeps",
     Reason.BRAKED: "rotations failed in a row, so no new one is opened",
     Reason.FROZEN: "a freeze is in force",
@@ -216,7 +214,6 @@ _SEVERITIES: dict[Reason, Severity] = {
     Reason.LEFT_POLICY: Severity.MEDIUM,
     Reason.POLICY_UNKNOWN: Severity.HIGH,
     Reason.REPLACE_HELD_KEY: Severity.LOW,
-    Reason.REPLACE_UNKNOWN_KEY: Severity.LOW,
     Reason.ROLLBACK_IMPOSSIBLE: Severity.LOW,
     Reason.BRAKED: Severity.LOW,
     Reason.FROZEN: Severity.LOW,
