@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from rekeyd.core.actions import Idle, ProveHeld, Refuse, Wait, only_looks, publishes
-from rekeyd.core.model import JournalFacts, Observed, Selection, VaultAbsent
+from rekeyd.core.model import IssueState, JournalFacts, Observed, Selection, VaultAbsent
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State, state_of
-from tests.unit.test_decide import AGED, NOW, PLACE, USER, rotation
+from tests.unit.test_decide import AGED, HOUR, INTENT, NOW, OLD, PLACE, USER, retiring, rotation
 
 SOURCE = Path(__file__).parents[2] / "src" / "rekeyd"
 
@@ -69,18 +69,28 @@ WAITS: dict[Reason, State] = {
     Reason.IN_OVERLAP: State.OVERLAP,
     Reason.IN_QUARANTINE: State.QUARANTINE,
     Reason.AWAITING_CLOUDTRAIL: State.ROTATING,
-    Reason.ORPHAN_WATCHED: State.ROTATING,
 }
 
 
 @pytest.mark.parametrize("reason", WAITS)
 def test_the_state_of_a_wait(reason: Reason) -> None:
-    seen = _seen(journal=JournalFacts(rotation=rotation()))
+    seen = _seen(journal=JournalFacts(rotation=rotation(state=IssueState.CREATING)))
     assert state_of(seen, Wait(until=NOW, reason=reason)) is WAITS[reason]
 
 
 def test_settling_without_a_rotation_is_fresh() -> None:
     assert state_of(_seen(), Wait(until=NOW, reason=Reason.SETTLING)) is State.FRESH
+
+
+def test_settling_shows_how_far_the_rotation_is() -> None:
+    settling = Wait(until=NOW, reason=Reason.SETTLING)
+    open_ = JournalFacts(rotation=rotation(state=IssueState.CREATED))
+    assert state_of(_seen(journal=open_), settling) is State.ROTATING
+    overlap = JournalFacts(rotation=rotation(), keys={OLD: retiring()})
+    assert state_of(_seen(journal=overlap), settling) is State.OVERLAP
+    quarantine = JournalFacts(rotation=rotation(), keys={OLD: retiring(deactivated=HOUR)})
+    assert state_of(_seen(journal=quarantine), settling) is State.QUARANTINE
+    assert state_of(_seen(journal=JournalFacts(unresolved=(INTENT,))), settling) is State.ROTATING
 
 
 def test_a_step_is_rotating() -> None:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 from rekeyd.core.actions import Action, Idle, Refuse, Rest
-from rekeyd.core.model import Observed, Selection
+from rekeyd.core.model import IssueState, Observed, Selection
 from rekeyd.core.reasons import Reason
 
 
@@ -53,7 +53,11 @@ def state_of(seen: Observed, action: Action) -> State:
 
 
 def _while_settling(seen: Observed) -> State:
-    """SETTLING and the orphan waits: a rotation is in flight, or a step of a retirement was just done."""
-    if seen.journal.rotation is None and not seen.journal.unresolved:
-        return State.FRESH
-    return State.ROTATING
+    """SETTLING and the orphan waits: a step was just done, or a key is being explained."""
+    rotation = seen.journal.rotation
+    if rotation is None:
+        return State.ROTATING if seen.journal.unresolved else State.FRESH
+    if rotation.state is not IssueState.PUBLISHED:
+        return State.ROTATING
+    old = None if rotation.old_key_id is None else seen.journal.key(rotation.old_key_id).retirement
+    return State.OVERLAP if old is None or old.deactivated_at is None else State.QUARANTINE

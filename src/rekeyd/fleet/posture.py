@@ -102,7 +102,13 @@ def managed_seen(status: PrincipalStatus, policy: Policy) -> ManagedSeen:
 def principal_findings(statuses: Iterable[PrincipalStatus]) -> tuple[Finding, ...]:
     """Every principal whose last look came to a refusal."""
     findings = (
-        refused(status.reason, account_id=status.account_id, principal=status.user_name, message=status.message)
+        refused(
+            status.reason,
+            account_id=status.account_id,
+            principal=status.user_name,
+            message=status.message,
+            access_key_id=status.old_access_key_id,
+        )
         for status in statuses
     )
     return tuple(finding for finding in findings if finding is not None)
