@@ -102,7 +102,14 @@ def test_an_emergency_in_mid_overlap_ends_the_other_keys_time_first() -> None:
     rig.world.clock.advance(timedelta(hours=1))
     rig.world.waive_quarantine(first.id)
     rig.serve("ci", asked(emergency=True))
-    rig.settle(until=lambda w: w.outcome is not None and w.outcome.state == State.QUARANTINE)
+    before = (first.id, second)
+    rig.settle(
+        until=lambda w: (
+            w.outcome is not None
+            and w.outcome.rest.reason is Reason.IN_QUARANTINE
+            and rig.world.held_id(ACCOUNT, "ci") not in before
+        )
+    )
     third = rig.world.held_id(ACCOUNT, "ci")
     assert third not in (first.id, second)
     assert second is not None
