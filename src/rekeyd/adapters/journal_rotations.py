@@ -123,14 +123,30 @@ class RotationSteps(LeasedJournal):
                 detail={"operation_id": operation_id, "cas": cas, "keys_before": ",".join(sorted(keys_before))},
             )
 
-    def created(self, principal: Principal, rotation_id: RotationId, key_id: AccessKeyId, *, at: datetime) -> None:
+    def created(
+        self,
+        principal: Principal,
+        rotation_id: RotationId,
+        key_id: AccessKeyId,
+        *,
+        at: datetime,
+        reason: Reason | None = None,
+    ) -> None:
         with self._owned() as conn:
             row = self._rotation(conn, principal, rotation_id, *IssueState, closed_too=True)
             self._claim(conn, principal, rotation_id, key_id, at=at)
             if row.closed_at is None and row.state == IssueState.CREATING:
                 self._set_rotation(conn, rotation_id, state=IssueState.CREATED.value, new_key_id=key_id)
             self._note_change(conn, principal, at)
-            self._record(conn, Recorded.KEY_CREATED, principal, at=at, rotation_id=rotation_id, access_key_id=key_id)
+            self._record(
+                conn,
+                Recorded.KEY_CREATED,
+                principal,
+                at=at,
+                rotation_id=rotation_id,
+                access_key_id=key_id,
+                reason=reason,
+            )
 
     def not_created(self, principal: Principal, rotation_id: RotationId, *, reason: Reason, at: datetime) -> None:
         with self._owned() as conn:

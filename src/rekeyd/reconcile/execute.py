@@ -92,7 +92,9 @@ class Executor:
                 journal.seen_inactive(look.seen.principal, step.key_id, reason=step.reason, at=self.clock.now())
                 self.raise_mark()
             case Claim():
-                journal.created(look.seen.principal, step.rotation_id, step.key_id, at=self.clock.now())
+                journal.created(
+                    look.seen.principal, step.rotation_id, step.key_id, at=self.clock.now(), reason=step.reason
+                )
                 log.warning(Event.ORPHAN_CLAIMED, access_key_id=step.key_id)
             case Deactivate():
                 self._deactivate(step, iam, journal, look)
