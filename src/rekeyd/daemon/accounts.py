@@ -33,6 +33,9 @@ POLL_EVERY = timedelta(seconds=1)
 _BUSY_FIRST, _BUSY_LAST = timedelta(seconds=1), timedelta(seconds=15)
 _SHORTEST_BACKOFF = timedelta(seconds=1)
 
+# What keeps rekeyd from its work, as opposed to what a person must settle.
+_NOT_WELL = frozenset({Reason.STEP_FAILED, Reason.VAULT_UNREADABLE})
+
 _Work = Callable[[Fleet], PassResult]
 
 
@@ -102,7 +105,7 @@ class AccountWork:
         """Accounts whose last pass did not end well, in words. Raises JournalError."""
         failing: dict[str, list[str]] = {}
         for status in self._journal.statuses():
-            if status.reason is Reason.STEP_FAILED:
+            if status.reason in _NOT_WELL:
                 failing.setdefault(status.account_id, []).append(status.user_name)
         problems = []
         with self._lock:
@@ -112,7 +115,7 @@ class AccountWork:
             if desk.broken is not None:
                 problems.append(f"account {desk.account_id}: {desk.broken}")
             elif users:
-                problems.append(f"account {desk.account_id}: {_some(users)} failed and will be tried again")
+                problems.append(f"account {desk.account_id}: {_some(users)} could not be worked on; tried again later")
             elif desk.passes == 0:
                 problems.append(f"account {desk.account_id}: no pass has ended yet")
         return problems

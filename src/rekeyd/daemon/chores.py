@@ -21,6 +21,8 @@ log = get_logger()
 _MARK_EVERY = timedelta(hours=1)
 _ALARMS_EVERY = timedelta(minutes=1)
 _TOKEN_SOONEST, _TOKEN_AGAIN = timedelta(seconds=1), timedelta(seconds=5)
+# A token that was revoked must not look good for as long as it would have lived.
+_TOKEN_LATEST = timedelta(seconds=30)
 _LIST_FIRST, _LIST_LAST = timedelta(seconds=2), timedelta(minutes=1)
 # The poll is two short reads; SQLite gives up on a lock long before.
 _POLL_LIMIT = timedelta(minutes=2)
@@ -117,7 +119,8 @@ class Chores:
         next_at = self._clock.now() + _TOKEN_AGAIN
         try:
             with self._parts.in_use() as app:
-                next_at = app.vault.maintain()
+                latest = self._clock.now() + min(app.config.scan.every, _TOKEN_LATEST)
+                next_at = min(app.vault.maintain(), latest)
                 problem = app.vault.token_problem
                 ends_at = app.vault.token_ends_at() if problem is None else None
             self._note_token(problem, ends_at)
