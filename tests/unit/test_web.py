@@ -1,0 +1,180 @@
+"""The endpoints, asked over real HTTP of a server on a free port."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rekeyd.errors import ConfigError, Error, JournalError
+from rekeyd.web.pages import application
+from rekeyd.web.server import HttpServer
+from tests.secret_registry import write_secret
+
+TOKEN = "correct-horse-battery-staple"
+
+
+@dataclass
+class Shown:
+    """A daemon that is as the test says."""
+
+    problems: list[str] = field(default_factory=list)
+    stall: list[str] = field(default_factory=list)
+    token: Path | None = None
+    error: Error | None = None
+
+    def stalled(self) -> Sequence[str]:
+        return self.stall
+
+    def not_ready(self) -> Sequence[str]:
+        return self.problems
+
+    def exposition(self) -> bytes:
+        return b"rekeyd_up 1\n"
+
+    def status(self) -> Mapping[str, Any]:
+        if self.error is not None:
+            raise self.error
+        return {"schema_version": 1}
+
+    def token_file(self) -> Path | None:
+        return self.token
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.body)
+
+
+@contextmanager
+def served(daemon: Shown, host: str = "127.0.0.1") -> Iterator[HttpServer]:
+    with HttpServer(daemon, host=host, port=0) as server:
+        yield server
+
+
+def ask(server: HttpServer, path: str, *, method: str = "GET", token: str | None = None) -> Answer:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    try:
+        connection.request(method, path, headers={} if token is None else {"Authorization": token})
+        answer = connection.getresponse()
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        return Answer(answer.status, headers, answer.read().decode())
+    finally:
+        connection.close()
+
+
+def test_port_0_takes_a_free_port_and_tells_which() -> None:
+    with served(Shown()) as server:
+        assert server.port > 0
+        assert server.address == f"127.0.0.1:{server.port}"
+        assert ask(server, "/healthz").status == 200
+
+
+def test_a_port_that_is_taken_is_an_error_of_the_configuration() -> None:
+    with served(Shown()) as server, pytest.raises(ConfigError, match=f"127.0.0.1:{server.port} cannot be listened on"):
+        HttpServer(Shown(), host="127.0.0.1", port=server.port)
+
+
+def test_health_is_the_heart_and_readiness_is_everything() -> None:
+    with served(Shown(problems=["Vault is sealed"])) as server:
+        assert ask(server, "/healthz").document == {"status": "ok", "problems": []}
+        ready = ask(server, "/readyz")
+        assert ready.status == 503
+        assert ready.document == {"status": "failing", "problems": ["Vault is sealed"]}
+
+
+def test_a_heart_that_stopped_says_so() -> None:
+    with served(Shown(stall=["the heart stands still"])) as server:
+        health = ask(server, "/healthz")
+    assert health.status == 503
+    assert health.document["problems"] == ["the heart stands still"]
+
+
+def test_metrics_come_in_the_text_format_without_a_token() -> None:
+    with served(Shown()) as server:
+        answer = ask(server, "/metrics")
+    assert answer.body == "rekeyd_up 1\n"
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
+def test_on_loopback_the_api_answers_without_a_token() -> None:
+    with served(Shown()) as server:
+        answer = ask(server, "/api/v1/status")
+    assert (answer.status, answer.document) == (200, {"schema_version": 1})
+    assert answer.headers["cache-control"] == "no-store"
+    assert "server" not in answer.headers
+
+
+def test_beyond_loopback_the_api_is_closed_without_a_token_file_and_the_probes_are_open() -> None:
+    with served(Shown(), host="0.0.0.0") as server:  # noqa: S104 - what is tested
+        refused = ask(server, "/api/v1/status")
+        assert refused.status == 403
+        assert "http.token_file" in refused.document["error"]["message"]
+        assert ask(server, "/readyz").status == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (None, 401),
+        ("Bearer wrong", 401),
+        (f"Basic {TOKEN}", 401),
+        (f"Bearer {TOKEN}x", 401),
+        ("Bearer", 401),
+        ("Bearer \xff", 401),
+        (f"Bearer {TOKEN}", 200),
+        (f"bearer {TOKEN}", 200),
+    ],
+)
+def test_with_a_token_file_only_its_token_opens_the_api(tmp_path: Path, given: str | None, status: int) -> None:
+    daemon = Shown(token=write_secret(tmp_path / "token", TOKEN))
+    with served(daemon) as server:
+        answer = ask(server, "/api/v1/status", token=given)
+    assert answer.status == status
+    assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+def test_a_token_that_is_replaced_counts_at_once(tmp_path: Path) -> None:
+    file = write_secret(tmp_path / "token", TOKEN)
+    with served(Shown(token=file)) as server:
+        write_secret(file, "another-long-token-0123")
+        assert ask(server, "/api/v1/status", token=f"Bearer {TOKEN}").status == 401
+        assert ask(server, "/api/v1/status", token="Bearer another-long-token-0123").status == 200
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_a_token_file_that_is_missing_or_empty_opens_nothing(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+    with served(Shown(token=file)) as server:
+        answer = ask(server, "/api/v1/status", token="Bearer ")
+    assert answer.status == 503
+    assert "token_file" in answer.document["error"]["message"]
+
+
+def test_a_journal_that_cannot_be_read_is_told_in_the_form_of_every_error() -> None:
+    with served(Shown(error=JournalError("the disk is gone", hint="look"))) as server:
+        answer = ask(server, "/api/v1/status")
+    assert answer.status == 503
+    assert answer.document == {
+        "schema_version": 1,
+        "error": {"code": "journal", "message": "the disk is gone", "hint": "look"},
+    }
+
+
+def test_nothing_can_be_changed_and_what_is_not_there_is_told() -> None:
+    paths = [getattr(route, "path", "") for route in application(Shown(), on_loopback=True).routes]
+    with served(Shown()) as server:
+        assert {ask(server, path, method="POST").status for path in paths} == {405}
+        assert ask(server, "/").status == 404
