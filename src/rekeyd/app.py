@@ -10,10 +10,10 @@ from rekeyd.adapters.aws_accounts import AwsCloud
 from rekeyd.adapters.aws_session import AccountSettings, AwsSettings, OrganizationSettings
 from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.journal import SqlJournal, open_journal
-from rekeyd.adapters.vault_fields import PathValues, field_names, render_path
 from rekeyd.adapters.vault_kv import KvVault
 from rekeyd.adapters.vault_settings import (
     AppRoleAuth,
+    AwsAuth,
     CertAuth,
     JwtAuth,
     KubernetesAuth,
@@ -24,7 +24,8 @@ from rekeyd.adapters.vault_settings import (
 from rekeyd.adapters.windows import open_intervals
 from rekeyd.config import Config, freezes_of, policies_of
 from rekeyd.config.models import AuthMethod, FleetMode
-from rekeyd.core.model import AccountId, Interval, Place, Principal
+from rekeyd.config.places import AliasOf, Places
+from rekeyd.core.model import AccountId, Interval
 from rekeyd.core.policy import Policy
 from rekeyd.errors import ConfigError, StateError
 from rekeyd.fleet.alarms import AlarmKeeper, LogNotifier
@@ -98,9 +99,16 @@ def renewed(app: App, config: Config, *, actor: str) -> App:
 
 @contextmanager
 def observing(config: Config, *, actor: str) -> Iterator[App]:
-    """For `plan`, `explain` and `audit`: looks live, holds nothing, writes nothing. The journal must exist."""
+    """For `plan`, `explain` and `audit`: looks live, holds nothing, writes nothing.
+
+    Before the daemon's first start there is no journal: then it is as if it were new.
+    """
     clock = SystemClock()
-    journal = journal_of(config, clock, read_only=True)
+    path = Path(config.journal.url.removeprefix("sqlite:///"))
+    if path.exists():
+        journal = journal_of(config, clock, read_only=True)
+    else:
+        journal = open_journal("sqlite://", instance=config.journal.instance, clock=clock)
     vault = KvVault(vault_settings(config), clock)
     try:
         yield assembled(config, clock=clock, journal=journal, vault=vault, actor=actor)
@@ -119,7 +127,7 @@ def journal_of(config: Config, clock: SystemClock, *, read_only: bool = False) -
 
 def assembled(config: Config, *, clock: SystemClock, journal: SqlJournal, vault: KvVault, actor: str) -> App:
     cloud = AwsCloud(aws_settings(config), clock, instance=config.journal.instance)
-    rules = rules_of(config, lambda: cloud.partition)
+    rules = rules_of(config, lambda: cloud.partition, alias_source(cloud))
     settings = fleet_settings(config)
     gates = Gates(journal=journal, clock=clock, settings=settings)
     mark = MarkKeeper(vault=vault, journal=journal, clock=clock, enabled=settings.mode is Mode.ENFORCE)
@@ -151,33 +159,29 @@ def assembled(config: Config, *, clock: SystemClock, journal: SqlJournal, vault:
     return App(config=config, clock=clock, cloud=cloud, vault=vault, journal=journal, rules=rules, fleet=fleet)
 
 
-def rules_of(config: Config, partition: Callable[[], str]) -> Rules:
-    names = field_names(config.vault.fields.preset.value, extra=config.vault.fields.extra)
-
-    def place_of(principal: Principal) -> Place:
-        values = PathValues(
-            account_id=principal.account_id,
-            user_name=principal.user_name,
-            user_path=principal.path,
-            partition=partition(),
-        )
-        return Place(
-            address=config.vault.address,
-            namespace=config.vault.namespace or "",
-            mount=config.vault.mount,
-            path=render_path(config.vault.path, values),
-            id_field=names.id_field,
-            secret_field=names.secret_field,
-        )
-
+def rules_of(config: Config, partition: Callable[[], str], alias_of: AliasOf) -> Rules:
+    policies = policies_of(config)
+    places = Places(config, policies, partition=partition, alias_of=alias_of)
     return Rules(
-        policies=policies_of(config),
-        place_of=place_of,
+        policies=policies,
+        place_of=places.place_of,
         windows_of=windows_of,
         settle=config.aws.settle,
         region=config.aws.region,
-        extra_fields=dict(names.extra),
+        extra_of=places.extra_of,
     )
+
+
+def alias_source(cloud: AwsCloud) -> AliasOf:
+    """Asks once an account; a failure is asked again."""
+    known: dict[AccountId, str | None] = {}
+
+    def alias_of(account_id: AccountId) -> str | None:
+        if account_id not in known:
+            known[account_id] = cloud.iam(account_id).account_alias()
+        return known[account_id]
+
+    return alias_of
 
 
 def windows_of(policy: Policy, now: datetime) -> tuple[Interval, ...] | None:
@@ -254,6 +258,8 @@ def _auth(config: Config) -> VaultAuth:
                 role_id=auth.role_id,
                 role_id_file=_path(auth.role_id_file),
                 mount=auth.mount or "approle",
+                wrapped=bool(auth.secret_id_wrapped),
+                role=auth.role,
             )
         case AuthMethod.KUBERNETES if auth.role is not None:
             given = {} if jwt_file is None else {"jwt_file": jwt_file}
@@ -262,6 +268,13 @@ def _auth(config: Config) -> VaultAuth:
             return JwtAuth(role=auth.role, jwt_file=jwt_file, mount=auth.mount or "jwt")
         case AuthMethod.CERT:
             return CertAuth(role=auth.role or "", mount=auth.mount or "cert")
+        case AuthMethod.AWS if auth.role is not None:
+            return AwsAuth(
+                role=auth.role,
+                region=config.aws.region,
+                header_value=auth.header_value,
+                mount=auth.mount or "aws",
+            )
         case _:
             # The configuration's own check names what is missing before it comes to this.
             raise ConfigError(f'vault.auth.method = "{auth.method.value}" cannot be used with the settings given')

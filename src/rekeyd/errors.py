@@ -41,6 +41,12 @@ class AccessDeniedError(RefusedError):
     code = "access_denied"
 
 
+class InterceptedError(RefusedError):
+    """A credential for rekeyd seems to have been opened by somebody else on its way: a person must look."""
+
+    code = "intercepted"
+
+
 class NotFoundError(RefusedError):
     """The other side does not know the object (`NoSuchEntity`)."""
 

@@ -7,6 +7,16 @@ from pathlib import Path
 import pytest
 
 from rekeyd import config
+from rekeyd.adapters.vault_settings import (
+    AppRoleAuth,
+    AwsAuth,
+    CertAuth,
+    JwtAuth,
+    KubernetesAuth,
+    TokenFileAuth,
+    VaultAuth,
+)
+from rekeyd.app import vault_settings
 from rekeyd.config import ConfigProblemsError, Problem
 from rekeyd.config.models import Config, FleetMode
 from rekeyd.core.policy import Adopt, Attribution, lead_time, minimum_max_age, step_time
@@ -302,10 +312,19 @@ WRONG_AUTH = {
         "exactly one of",
     ),
     "a setting of another method": ('token_file = "/t"\nrole = "x"', "vault.auth.role", "means nothing to the method"),
-    "kubernetes": ('method = "kubernetes"\nrole = "r"', "vault.auth.method", "not available in this version"),
-    "jwt": ('method = "jwt"\nrole = "r"\njwt_file = "/j"', "vault.auth.method", "not available in this version"),
-    "cert": ('method = "cert"', "vault.auth.method", "not available in this version"),
-    "aws": ('method = "aws"\nrole = "r"\nheader_value = "v"', "vault.auth.method", "not available in this version"),
+    "jwt without its file": ('method = "jwt"\nrole = "r"', "vault.auth", "needs jwt_file"),
+    "cert without a certificate": ('method = "cert"', "vault.auth", "needs vault.client_cert_file"),
+    "aws without its role": ('method = "aws"\nheader_value = "v"', "vault.auth", "needs role"),
+    "a role for a secret id that is not wrapped": (
+        'method = "approle"\nrole_id = "r"\nsecret_id_file = "/s"\nrole = "x"',
+        "vault.auth.role",
+        "is only for a wrapped secret id",
+    ),
+    "a wrapped secret id of another method": (
+        'method = "jwt"\nrole = "r"\njwt_file = "/j"\nsecret_id_wrapped = true',
+        "vault.auth.secret_id_wrapped",
+        "means nothing to the method",
+    ),
     "kubernetes without its role": ('method = "kubernetes"', "vault.auth", "needs role"),
 }
 
@@ -315,6 +334,46 @@ def test_a_mistake_about_logging_in_is_named(case: tuple[str, tuple[str, str, st
     text, key, message = case[1]
     found = problems(f'[vault]\naddress = "https://v"\n[vault.auth]\n{text}')
     assert [problem for problem in found if problem.key == key and message in problem.message], found
+
+
+RIGHT_AUTH: dict[str, tuple[str, str, VaultAuth]] = {
+    "token_file": ("", 'token_file = "/t"', TokenFileAuth(token_file=Path("/t"))),
+    "approle": (
+        "",
+        'method = "approle"\nrole_id_file = "/r"\nsecret_id_file = "/s"',
+        AppRoleAuth(role_id_file=Path("/r"), secret_id_file=Path("/s")),
+    ),
+    "approle with a wrapped secret id": (
+        "",
+        'method = "approle"\nrole_id = "r"\nsecret_id_file = "/s"\nsecret_id_wrapped = true\nrole = "rekeyd"',
+        AppRoleAuth(role_id="r", secret_id_file=Path("/s"), wrapped=True, role="rekeyd"),
+    ),
+    "kubernetes": ("", 'method = "kubernetes"\nrole = "r"', KubernetesAuth(role="r")),
+    "kubernetes with its own file and mount": (
+        "",
+        'method = "kubernetes"\nrole = "r"\njwt_file = "/j"\nmount = "k8s/a"',
+        KubernetesAuth(role="r", jwt_file=Path("/j"), mount="k8s/a"),
+    ),
+    "jwt": ("", 'method = "jwt"\nrole = "r"\njwt_file = "/j"', JwtAuth(role="r", jwt_file=Path("/j"))),
+    "cert": (
+        'client_cert_file = "/c"\nclient_key_file = "/k"',
+        'method = "cert"\nrole = "r"',
+        CertAuth(role="r"),
+    ),
+    "cert of any role": ('client_cert_file = "/c"\nclient_key_file = "/k"', 'method = "cert"', CertAuth(role="")),
+    "aws": (
+        "",
+        'method = "aws"\nrole = "r"\nheader_value = "v"',
+        AwsAuth(role="r", region="eu-west-1", header_value="v"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RIGHT_AUTH.items(), ids=lambda case: case[0])
+def test_every_way_to_log_in_reaches_the_adapter(case: tuple[str, tuple[str, str, VaultAuth]]) -> None:
+    vault, auth, expected = case[1]
+    text = f'[aws]\nregion = "eu-west-1"\n[vault]\naddress = "https://v"\n{vault}\n[vault.auth]\n{auth}'
+    assert vault_settings(config.parse(text, {})).auth == expected
 
 
 def test_approle_is_right_with_a_role_id_and_a_file_of_the_secret_id() -> None:

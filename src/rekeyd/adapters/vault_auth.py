@@ -1,32 +1,24 @@
 """Where the Vault token comes from, and keeping it alive.
 
 `token()` and `renewed_after_refusal()` serve every call; `maintain()` is called by the daemon's scheduler and says
-when to call it next. A new login method is one more `Login` class.
+when to call it next. The ways to log in stand in vault_logins.
 """
 
 import contextlib
 import random
-import re
 import threading
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote
 
-from hvac.api.auth_methods import JWT, AppRole, Kubernetes, Token
+from hvac.api.auth_methods import Token
 
 from rekeyd.adapters.vault_client import Line
+from rekeyd.adapters.vault_logins import WORD, Login, login_of, read_secret_file, unreadable
 from rekeyd.adapters.vault_read import timestamp
-from rekeyd.adapters.vault_settings import (
-    AppRoleAuth,
-    CertAuth,
-    JwtAuth,
-    KubernetesAuth,
-    TokenFileAuth,
-    VaultSettings,
-)
+from rekeyd.adapters.vault_settings import TokenFileAuth, VaultSettings
 from rekeyd.adapters.vault_wire import Answer, Wire
 from rekeyd.core.secret import Secret
 from rekeyd.errors import Error, OutcomeUnknownError, RefusedError, TemporaryError
@@ -48,8 +40,6 @@ _LOCKOUT_WINDOW = timedelta(minutes=15)
 _MOST_REFUSED = 4
 _AFTER_REFUSAL = timedelta(minutes=4)
 
-_TOKEN = re.compile(r"[\x21-\x7e]+")
-
 
 class TokenKeeper(Protocol):
     problem: Error | None
@@ -66,17 +56,9 @@ class TokenKeeper(Protocol):
 
 
 def token_keeper(settings: VaultSettings, wire: Wire, clock: Clock) -> TokenKeeper:
-    match settings.auth:
-        case TokenFileAuth():
-            return TokenFile(settings, settings.auth.token_file, wire, clock)
-        case AppRoleAuth():
-            return LoggedIn(settings, AppRoleLogin(settings.auth), wire, clock)
-        case KubernetesAuth():
-            return LoggedIn(settings, KubernetesLogin(settings.auth), wire, clock)
-        case JwtAuth():
-            return LoggedIn(settings, JwtLogin(settings.auth), wire, clock)
-        case CertAuth():
-            return LoggedIn(settings, CertLogin(settings.auth), wire, clock)
+    if isinstance(settings.auth, TokenFileAuth):
+        return TokenFile(settings, settings.auth.token_file, wire, clock)
+    return LoggedIn(settings, login_of(settings.auth), wire, clock)
 
 
 class _Reach:
@@ -176,96 +158,11 @@ class TokenFile:
             except OSError as error:
                 # An agent replaces its file; a moment without one is no reason to forget a token that works.
                 if self._token is None:
-                    raise _unreadable(self._path, "the Vault token", error) from error
+                    raise unreadable(self._path, "the Vault token", error) from error
             except TemporaryError:
                 if self._token is None:
                     raise
             return self._token
-
-
-# --- logins ---
-
-
-class Login(Protocol):
-    """One way to log in. It reads its files anew each time."""
-
-    method: str
-    lockout: bool
-    """Whether Vault locks the identity after a few refused tries."""
-
-    def credential(self) -> Secret | None:
-        """What is shown to Vault and read from a file; None: nothing of the kind. Raises TemporaryError."""
-
-    def log_in(self, line: Line, credential: Secret | None) -> Answer:
-        """One request, without a token."""
-
-
-class AppRoleLogin:
-    method = "approle"
-    lockout = True
-
-    def __init__(self, auth: AppRoleAuth) -> None:
-        self._auth = auth
-
-    def credential(self) -> Secret:
-        return read_secret_file(self._auth.secret_id_file, "the secret_id")
-
-    def log_in(self, line: Line, credential: Secret | None) -> Answer:
-        role_id = self._auth.role_id
-        if role_id is None:
-            if self._auth.role_id_file is None:
-                raise RefusedError("vault.auth: approle without a role_id", hint="set role_id or role_id_file")
-            role_id = read_secret_file(self._auth.role_id_file, "the role_id").reveal()
-        secret_id = None if credential is None else credential.reveal()
-        return AppRole(line).login(role_id, secret_id, use_token=False, mount_point=self._auth.mount)  # type: ignore[no-any-return]
-
-
-class KubernetesLogin:
-    method = "kubernetes"
-    lockout = False
-
-    def __init__(self, auth: KubernetesAuth) -> None:
-        self._auth = auth
-
-    def credential(self) -> Secret:
-        # The projected token is rotated by the kubelet, so it is read at each login.
-        return read_secret_file(self._auth.jwt_file, "the service account's token")
-
-    def log_in(self, line: Line, credential: Secret | None) -> Answer:
-        jwt = "" if credential is None else credential.reveal()
-        return Kubernetes(line).login(self._auth.role, jwt, use_token=False, mount_point=self._auth.mount)  # type: ignore[no-any-return]
-
-
-class JwtLogin:
-    method = "jwt"
-    lockout = False
-
-    def __init__(self, auth: JwtAuth) -> None:
-        self._auth = auth
-
-    def credential(self) -> Secret:
-        return read_secret_file(self._auth.jwt_file, "the JWT")
-
-    def log_in(self, line: Line, credential: Secret | None) -> Answer:
-        jwt = "" if credential is None else credential.reveal()
-        return JWT(line).jwt_login(self._auth.role, jwt, use_token=False, path=self._auth.mount)  # type: ignore[no-any-return]
-
-
-class CertLogin:
-    """The wire shows the client certificate, at the login and at each renewal."""
-
-    method = "cert"
-    lockout = False
-
-    def __init__(self, auth: CertAuth) -> None:
-        self._auth = auth
-
-    def credential(self) -> None:
-        return None
-
-    def log_in(self, line: Line, credential: Secret | None) -> Answer:  # noqa: ARG002
-        body = {"name": self._auth.role} if self._auth.role else {}
-        return line.login(f"/v1/auth/{quote(self._auth.mount)}/login", json=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,13 +266,13 @@ class LoggedIn:
             )
         self._tried_at = now
         try:
-            answer = self._login.log_in(self._reach.line(None), credential)
+            answer = self._login.log_in(self._reach.line, credential)
         except OutcomeUnknownError as error:
             # A login that happened without us only leaves a token behind that ends by itself.
             raise TemporaryError(error.message, hint=error.hint) from error
         auth = answer.part("auth")
         token = (auth or {}).get("client_token")
-        if not answer.ok or not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        if not answer.ok or not isinstance(token, str) or not WORD.fullmatch(token):
             raise self._refusal(answer, credential, now)
         self._refused_at.clear()
         self._refused_credential = None
@@ -427,30 +324,6 @@ def _granted(answer: Answer, token: Secret, now: datetime, *, first_lease: timed
         ends_at=now + lease,
         renewable=bool(auth.get("renewable")),
         next_at=now + share * lease,
-    )
-
-
-# --- files ---
-
-
-def read_secret_file(path: Path, what: str) -> Secret:
-    """The content without the white space around it. TemporaryError (without the content) when it is unusable."""
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, what, error) from None
-    if not _TOKEN.fullmatch(text):
-        raise TemporaryError(
-            f"{what} in {path} is empty, longer than one word, or has odd characters",
-            hint="the file holds nothing but the value itself",
-        )
-    return Secret(text)
-
-
-def _unreadable(path: Path, what: str, error: Exception) -> TemporaryError:
-    why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not plain text"
-    return TemporaryError(
-        f"{what} cannot be read from {path}: {why}", hint="check the path, its permissions and whoever writes it"
     )
 
 

@@ -76,7 +76,7 @@ def field_names(
 def _check_fields(names: FieldNames) -> None:
     used = [names.id_field, names.secret_field, *names.extra]
     for name in used:
-        if not _FIELD_NAME.fullmatch(name) or name in _RESERVED:
+        if not is_field_name(name):
             raise ConfigError(
                 f'vault.fields: "{name}" cannot be the name of a field',
                 hint="use letters, digits, dot, dash and underscore, which every consumer accepts",
@@ -88,6 +88,10 @@ def _check_fields(names: FieldNames) -> None:
             raise ConfigError(
                 f"vault.fields.extra.{name} is not a string", hint="KV version 2 changes numbers; quote the value"
             )
+
+
+def is_field_name(name: str) -> bool:
+    return _FIELD_NAME.fullmatch(name) is not None and name not in _RESERVED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

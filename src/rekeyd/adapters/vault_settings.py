@@ -28,6 +28,10 @@ class AppRoleAuth:
     role_id: str | None = None
     role_id_file: Path | None = None
     mount: str = "approle"
+    wrapped: bool = False
+    """`secret_id_file` holds a response-wrapping token, which is unwrapped once."""
+    role: str | None = None
+    """The role's name, which a wrapped secret_id must have been made for. None: any role of the mount."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,20 @@ class CertAuth:
     mount: str = "cert"
 
 
-VaultAuth = TokenFileAuth | AppRoleAuth | KubernetesAuth | JwtAuth | CertAuth
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwsAuth:
+    """The identity of rekeyd's own AWS credentials, shown by a signed GetCallerIdentity that Vault sends on."""
+
+    role: str
+    region: str
+    """Its STS endpoint is signed for, and Vault's `sts_region` must be the same."""
+    header_value: str | None = None
+    """`X-Vault-AWS-IAM-Server-ID`, if the server asks for one."""
+    mount: str = "aws"
+
+
+LoginAuth = AppRoleAuth | KubernetesAuth | JwtAuth | CertAuth | AwsAuth
+VaultAuth = TokenFileAuth | LoginAuth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,7 +101,7 @@ class AuthSettings(Settings):
     """How rekeyd logs in to Vault. Each method takes the settings that name it, and refuses the others."""
 
     method: AuthMethod = AuthMethod.TOKEN_FILE
-    """token_file or approle. (kubernetes, jwt, cert and aws are not available in this version.)"""
+    """token_file, approle, kubernetes, jwt, cert or aws."""
     token_file: FilePath | None = None
     """token_file: a file with a Vault token, read again when it changes."""
     mount: VaultPath | None = None
@@ -112,8 +112,10 @@ class AuthSettings(Settings):
     """approle: a file with the role id, instead of role_id."""
     secret_id_file: FilePath | None = None
     """approle: a file with the secret id."""
+    secret_id_wrapped: Flag | None = None
+    """approle: secret_id_file holds a response-wrapping token, which is opened once; a restart needs a new one."""
     role: Name | None = None
-    """kubernetes, jwt, cert, aws: the role to log in as."""
+    """kubernetes, jwt, cert, aws: the role to log in as. approle: whose secret id the wrapped one must be."""
     jwt_file: FilePath | None = None
     """kubernetes, jwt: a file with the service account's token or the JWT."""
     header_value: str | None = None
@@ -151,6 +153,10 @@ class FieldSettings(Settings):
 
     preset: FieldPreset = FieldPreset.DEFAULT
     """default, vault-aws, env or shared-credentials."""
+    access_key_id: str | None = None
+    """A name of its own for the field of the access key id, instead of the preset's."""
+    secret_access_key: str | None = None
+    """A name of its own for the field of the secret access key, instead of the preset's."""
     extra: Annotated[dict[str, str], SortedTable] = Field(default_factory=dict)
     """Static fields written beside the pair; strings, and no secrets."""
 
@@ -171,7 +177,7 @@ class VaultSettings(Settings):
     mount: VaultPath = "secret"
     """Where the KV v2 engine is mounted."""
     path: PathTemplate = "aws/{account_id}/{user_name}"
-    """Where the pair of a user lies below the mount."""
+    """Where the pair of a user lies below the mount: account_id, account_alias, user_name, user_path, partition."""
     state_path: StateTemplate = "rekeyd/{instance}"
     """Where the journal's high-water mark lies below the mount."""
     auth: AuthSettings = Field(default_factory=AuthSettings)
@@ -205,6 +211,14 @@ class PolicySettings(Settings):
     """Whom it manages; all conditions given must hold. Nothing given: every user."""
     exclude: MatchSettings = Field(default_factory=MatchSettings)
     """Whom it leaves alone; any condition given is enough."""
+    namespace: VaultPath | None = None
+    """Instead of vault.namespace, for the pairs of these users."""
+    mount: VaultPath | None = None
+    """Instead of vault.mount."""
+    path: PathTemplate | None = None
+    """Instead of vault.path."""
+    fields: FieldSettings | None = None
+    """Instead of vault.fields, as a whole."""
     max_age: Duration = timedelta(days=90)
     """No active key gets older than this. CIS benchmarks ask for 90 days."""
     overlap: Duration = timedelta(days=7)

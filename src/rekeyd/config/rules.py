@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from rekeyd.adapters.vault_fields import check_template, is_field_name
 from rekeyd.adapters.windows import WindowError
 from rekeyd.config.durations import format_duration
-from rekeyd.config.models import AuthMethod, AuthSettings, Config, MatchSettings, PolicySettings
+from rekeyd.config.models import AuthMethod, AuthSettings, Config, FieldSettings, MatchSettings, PolicySettings
 from rekeyd.config.policies import lead_of
 from rekeyd.config.positions import Path
 from rekeyd.config.values import is_loopback, placeholders, role_account
 from rekeyd.core.policy import minimum_max_age
+from rekeyd.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,25 +120,18 @@ _AUTH_NEEDS: Mapping[AuthMethod, tuple[str, ...]] = {
 }
 _AUTH_TAKES: Mapping[AuthMethod, tuple[str, ...]] = {
     AuthMethod.TOKEN_FILE: (),
-    AuthMethod.APPROLE: ("mount", "role_id", "role_id_file"),
+    AuthMethod.APPROLE: ("mount", "role_id", "role_id_file", "secret_id_wrapped", "role"),
     AuthMethod.KUBERNETES: ("mount", "jwt_file"),
     AuthMethod.JWT: ("mount",),
     AuthMethod.CERT: ("mount", "role"),
     AuthMethod.AWS: ("mount", "header_value"),
 }
-AVAILABLE_AUTH = frozenset({AuthMethod.TOKEN_FILE, AuthMethod.APPROLE})
 
 
 def _vault_auth(config: Config) -> Iterator[Disagreement]:
     auth = config.vault.auth
     at: Path = ("vault", "auth")
     method: Path = (*at, "method")
-    if auth.method not in AVAILABLE_AUTH:
-        yield Disagreement(
-            at=method,
-            message="is not available in this version",
-            hint="use " + " or ".join(sorted(AVAILABLE_AUTH)),
-        )
     for name in _AUTH_NEEDS[auth.method]:
         if getattr(auth, name) is None:
             yield Disagreement(at=at, message=f'method "{auth.method}" needs {name}', others=(method, (*at, name)))
@@ -150,38 +145,91 @@ def _vault_auth(config: Config) -> Iterator[Disagreement]:
             message='method "approle" needs exactly one of role_id and role_id_file',
             others=(method, (*at, "role_id"), (*at, "role_id_file")),
         )
+    if auth.role is not None and auth.method is AuthMethod.APPROLE and not auth.secret_id_wrapped:
+        yield Disagreement(
+            at=(*at, "role"),
+            message="is only for a wrapped secret id",
+            hint="set secret_id_wrapped = true, or leave role out",
+            others=(method, (*at, "secret_id_wrapped")),
+        )
+    if auth.method is AuthMethod.CERT and config.vault.client_cert_file is None:
+        yield Disagreement(
+            at=at,
+            message='method "cert" needs vault.client_cert_file and vault.client_key_file',
+            others=(method, ("vault", "client_cert_file")),
+        )
+    if auth.method is AuthMethod.CERT and not config.vault.address.startswith("https://"):
+        yield Disagreement(at=("vault", "address"), message='must be https for the method "cert"', others=(method,))
 
 
 def _vault_places(config: Config) -> Iterator[Disagreement]:
-    at: Path = ("vault", "path")
-    if "user_name" not in placeholders(config.vault.path):
+    many = len(config.aws.accounts) > 1 or config.aws.organization is not None
+    yield from _path(config.vault.path, ("vault", "path"), many_accounts=many)
+    yield from _fields(config.vault.fields, ("vault", "fields"))
+    for index, policy in enumerate(config.policies):
+        at: Path = ("policies", index)
+        if policy.path is not None:
+            one = policy.match.accounts is not None and len(policy.match.accounts) == 1
+            yield from _path(policy.path, (*at, "path"), many_accounts=many and not one)
+        if policy.fields is not None:
+            yield from _fields(policy.fields, (*at, "fields"))
+
+
+def _path(template: str, at: Path, *, many_accounts: bool) -> Iterator[Disagreement]:
+    names = placeholders(template)
+    if "user_name" not in names:
         yield Disagreement(
             at=at,
             message="has no {user_name}, so all users would share one secret",
             hint="aws/{account_id}/{user_name}",
         )
-    many = len(config.aws.accounts) > 1 or config.aws.organization is not None
-    if many and "account_id" not in placeholders(config.vault.path):
+    if many_accounts and not {"account_id", "account_alias"} & set(names):
         yield Disagreement(
             at=at,
             message="has no {account_id}, so users of the same name in two accounts would share one secret",
             hint="aws/{account_id}/{user_name}",
             others=(("aws", "accounts"), ("aws", "organization")),
         )
-    preset = config.vault.fields.preset
-    taken = {preset.access_key_id.casefold(), preset.secret_access_key.casefold()}
-    for name in config.vault.fields.extra:
-        field: Path = ("vault", "fields", "extra", name)
+    try:
+        check_template(template)
+    except ConfigError as error:
+        yield Disagreement(at=at, message=error.message.partition(": ")[2] or error.message, hint=error.hint)
+
+
+def _fields(fields: FieldSettings, at: Path) -> Iterator[Disagreement]:
+    pair = (
+        fields.access_key_id or fields.preset.access_key_id,
+        fields.secret_access_key or fields.preset.secret_access_key,
+    )
+    taken = {name.casefold() for name in pair}
+    own = (("access_key_id", fields.access_key_id), ("secret_access_key", fields.secret_access_key))
+    for setting, name in own:
+        if name is not None and not is_field_name(name):
+            yield Disagreement(at=(*at, setting), message=_NO_FIELD_NAME, hint=_FIELD_NAME_HINT)
+    if len(taken) == 1:
+        yield Disagreement(
+            at=at,
+            message="gives both halves of the pair one name",
+            others=((*at, "access_key_id"), (*at, "secret_access_key"), (*at, "preset")),
+        )
+    for name in fields.extra:
+        field: Path = (*at, "extra", name)
         if name.casefold() in taken:
             yield Disagreement(
                 at=field,
-                message=f'has the name of a field of the pair (preset "{preset}")',
+                message=f'has the name of a field of the pair (preset "{fields.preset}")',
                 hint="choose another name",
-                others=(("vault", "fields", "preset"),),
+                others=((*at, "preset"),),
                 secret=True,
             )
         elif not name:
             yield Disagreement(at=field, message="a field needs a name")
+        elif not is_field_name(name):
+            yield Disagreement(at=field, message=_NO_FIELD_NAME, hint=_FIELD_NAME_HINT, secret=True)
+
+
+_NO_FIELD_NAME = "cannot be the name of a field"
+_FIELD_NAME_HINT = "use letters, digits, dot, dash and underscore, which every consumer accepts"
 
 
 def _policy_names(config: Config) -> Iterator[Disagreement]:

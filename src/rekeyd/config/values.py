@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 from pydantic_core import PydanticCustomError
 
 from rekeyd.adapters import windows
+from rekeyd.adapters.vault_fields import PLACEHOLDERS
 from rekeyd.config.durations import format_duration, parse_duration
 from rekeyd.logs import redacted
 
@@ -280,7 +281,7 @@ TagKey = Annotated[str, AfterValidator(_tag_key)]
 TagGlob = Annotated[str, AfterValidator(_closed_glob)]
 Cron = Annotated[str, AfterValidator(_cron)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]
-PathTemplate = Annotated[str, _template("account_id", "user_name")]
+PathTemplate = Annotated[str, _template(*PLACEHOLDERS)]
 StateTemplate = Annotated[str, _template("instance")]
 VaultPath = Annotated[str, AfterValidator(_vault_path)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]

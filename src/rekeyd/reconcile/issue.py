@@ -165,7 +165,7 @@ class Issuer:
                 seen.place,
                 pair,
                 cas=cas,
-                extra=self.rules.extra_fields,
+                extra=self.rules.extra_of(policy),
                 guard=journal.guard,
                 give_up_at=self.clock.now() + policy.publish_timeout,
             )

@@ -23,6 +23,7 @@ from rekeyd.core.model import (
     Principal,
     Proof,
     RotationKind,
+    Selection,
     VaultAbsent,
     VaultHeld,
     VaultSeen,
@@ -73,7 +74,7 @@ class Observer:
         selected = select(self.rules.policies, principal)
         known = known_of(principal)
         keys = iam.list_access_keys(principal.user_name)
-        place, problems = self._place(principal, known, around, asked)
+        place, problems = self._place(principal, known, around, asked, selected)
         vault = self.vault.current(place) if place.path else VaultUnreadable("there is no valid place")
         history = None
         if _wants_history(known, vault, keys, asked):
@@ -103,7 +104,7 @@ class Observer:
         return Look(seen=seen, policy=selected.policy, known=known, notes=(*trust.notes, *notes, *ended))
 
     def _place(
-        self, principal: Principal, known: Known, around: Circumstances, asked: Asked | None
+        self, principal: Principal, known: Known, around: Circumstances, asked: Asked | None, selected: Selected
     ) -> tuple[Place, tuple[Reason, ...]]:
         problems: list[Reason] = []
         if around.mark_problem is not None:
@@ -115,6 +116,10 @@ class Observer:
             problems.append(Reason.USER_RECREATED)
         if asked is None and known.user_name is not None and known.user_name != principal.user_name:
             problems.append(Reason.USER_RENAMED)
+        published = known.facts.publication
+        if selected.selection is not Selection.MANAGED and published is not None:
+            # No policy says where its pair belongs, so it is where it was put.
+            return published.place, tuple(problems)
         try:
             place = self.rules.place_of(principal)
         except RefusedError:
@@ -122,7 +127,6 @@ class Observer:
             return nowhere, (*problems, Reason.BAD_PATH)
         if around.collides(principal, place):
             problems.append(Reason.PATH_COLLISION)
-        published = known.facts.publication
         if published is not None and published.place != place:
             problems.append(Reason.VAULT_MOVED)
         return place, tuple(problems)
@@ -250,7 +254,8 @@ def _gone(principal: Principal, known: Known, seen: Observed, asked: Asked | Non
         return tuple(notes)
     in_flight = {change.key_id for change in known.pending}
     for key_id, facts in known.facts.keys.items():
-        if facts.retirement is not None and seen.find(key_id) is None and key_id not in in_flight:
+        ends = facts.retirement is not None and not facts.gone
+        if ends and seen.find(key_id) is None and key_id not in in_flight:
             notes.append(_end_of(principal, key_id, now))
     return tuple(notes)
 

@@ -1,7 +1,7 @@
 """What a reconciler is told about the fleet: policies, places, and who it is itself."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from rekeyd.core.model import Gate, Interval, Place, Principal
@@ -19,6 +19,10 @@ def never_collides(_principal: Principal, _place: Place) -> bool:
     return False
 
 
+def no_extra(_policy: Policy) -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     policies: Sequence[Policy]
@@ -28,7 +32,7 @@ class Rules:
     """IAM's lists lag: nothing is concluded from them this soon after our own change."""
     region: str
     """`aws.region`: where a pair is proven at least."""
-    extra_fields: dict[str, str] = field(default_factory=dict)
+    extra_of: Callable[[Policy], Mapping[str, str]] = no_extra
     """Static fields beside the pair."""
 
 
@@ -44,5 +48,7 @@ class Circumstances:
     """Set when the high-water mark says that this journal must not be acted on."""
     observing: bool = False
     """Nothing outside may be changed: a step that would is told instead of done."""
+    holder: str | None = None
+    """This process's name in the journal: a call of its own that got no answer has ended."""
     lease_since: datetime | None = None
-    """When this process took the account's lease."""
+    """Since when this process has held the account with nobody else in between."""

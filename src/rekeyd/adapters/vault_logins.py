@@ -1,0 +1,230 @@
+"""The ways to log in to Vault. A new one is one more `Login` class and one more line in `login_of`.
+
+Each reads its files anew at each login, since kubelets, agents and people replace them.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, assert_never
+from urllib.parse import quote
+
+from hvac.api.auth_methods import JWT, AppRole, Kubernetes
+
+from rekeyd.adapters.vault_client import Line
+from rekeyd.adapters.vault_settings import (
+    AppRoleAuth,
+    AwsAuth,
+    CertAuth,
+    JwtAuth,
+    KubernetesAuth,
+    LoginAuth,
+)
+from rekeyd.adapters.vault_wire import Answer
+from rekeyd.core.secret import Secret
+from rekeyd.errors import InterceptedError, OutcomeUnknownError, RefusedError, TemporaryError
+
+# Anything else could end a header, and the library's own complaint would show it.
+WORD = re.compile(r"[\x21-\x7e]+")
+
+
+LineFor = Callable[[Secret | None], Line]
+"""A line to Vault with this token, or without one."""
+
+
+def login_of(auth: LoginAuth) -> "Login":
+    match auth:
+        case AppRoleAuth(wrapped=True):
+            return WrappedAppRoleLogin(auth)
+        case AppRoleAuth():
+            return AppRoleLogin(auth)
+        case KubernetesAuth():
+            return KubernetesLogin(auth)
+        case JwtAuth():
+            return JwtLogin(auth)
+        case CertAuth():
+            return CertLogin(auth)
+        case AwsAuth():
+            from rekeyd.adapters.vault_aws_login import AwsLogin
+
+            return AwsLogin(auth)
+        case _:
+            assert_never(auth)
+
+
+class Login(Protocol):
+    """One way to log in. It reads its files anew each time."""
+
+    method: str
+    lockout: bool
+    """Whether Vault locks the identity after a few refused tries."""
+
+    def credential(self) -> Secret | None:
+        """What is shown to Vault and read from a file; None: nothing of the kind. Raises TemporaryError."""
+
+    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
+        """One login, sent once. Raises RefusedError or TemporaryError when it does not come to that."""
+
+
+class AppRoleLogin:
+    method = "approle"
+    lockout = True
+
+    def __init__(self, auth: AppRoleAuth) -> None:
+        self._auth = auth
+
+    def credential(self) -> Secret:
+        return read_secret_file(self._auth.secret_id_file, "the secret_id")
+
+    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
+        return self._with_secret_id(lines, credential)
+
+    def _with_secret_id(self, lines: LineFor, secret_id: Secret | None) -> Answer:
+        role_id = self._auth.role_id
+        if role_id is None:
+            if self._auth.role_id_file is None:
+                raise RefusedError("vault.auth: approle without a role_id", hint="set role_id or role_id_file")
+            role_id = read_secret_file(self._auth.role_id_file, "the role_id").reveal()
+        shown = None if secret_id is None else secret_id.reveal()
+        return AppRole(lines(None)).login(role_id, shown, use_token=False, mount_point=self._auth.mount)  # type: ignore[no-any-return]
+
+
+class WrappedAppRoleLogin(AppRoleLogin):
+    """The file holds a response-wrapping token: whoever delivers it never sees the secret_id, and a wrapping token
+    that somebody else opened on the way shows. The secret_id is kept in memory for the logins to come."""
+
+    def __init__(self, auth: AppRoleAuth) -> None:
+        super().__init__(auth)
+        self._opened: tuple[Secret, Secret] | None = None
+        """The wrapping token and the secret_id that was in it."""
+        self._spoilt: tuple[Secret, RefusedError] | None = None
+        self._sent: Secret | None = None
+        """The wrapping token whose unwrap was sent without an answer."""
+
+    def credential(self) -> Secret:
+        return read_secret_file(self._auth.secret_id_file, "the wrapping token of the secret_id")
+
+    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
+        assert credential is not None  # noqa: S101 - `credential` above never returns None
+        if self._spoilt is not None and self._spoilt[0] == credential:
+            raise self._spoilt[1]
+        if self._opened is None or self._opened[0] != credential:
+            try:
+                self._opened = (credential, self._unwrapped(lines, credential))
+            except RefusedError as error:
+                self._spoilt = (credential, error)
+                raise
+        return self._with_secret_id(lines, self._opened[1])
+
+    def _unwrapped(self, lines: LineFor, wrapping_token: Secret) -> Secret:
+        body = {"token": wrapping_token.reveal()}
+        # Looking costs nothing and opens nothing.
+        found = lines(None).post("/v1/sys/wrapping/lookup", json=body)
+        if found.status == 400 and self._sent == wrapping_token:
+            raise RefusedError(
+                f"the wrapping token in {self._auth.secret_id_file} was opened by rekeyd, and the answer was lost",
+                hint="deliver a new wrapping token",
+            )
+        if found.status == 400:
+            raise self._intercepted("was opened already, has expired, or never was one")
+        made_at = (found.part("data") or {}).get("creation_path")
+        if not found.ok or not isinstance(made_at, str):
+            raise TemporaryError(f"the wrapping token of the secret_id could not be looked up ({found.status})")
+        if not self._is_ours(made_at):
+            # Somebody opened the real one and wrapped something else in its place.
+            raise self._intercepted(f"was made at {made_at}, not as a secret_id of vault.auth's role")
+        try:
+            answer = lines(wrapping_token).post("/v1/sys/wrapping/unwrap")
+        except OutcomeUnknownError as error:
+            self._sent = wrapping_token
+            raise TemporaryError(error.message, hint=error.hint) from error
+        if answer.status == 400:
+            raise self._intercepted("was opened by somebody else just now")
+        secret_id = (answer.part("data") or {}).get("secret_id")
+        if not answer.ok or not isinstance(secret_id, str) or not WORD.fullmatch(secret_id):
+            raise TemporaryError(f"the wrapping token of the secret_id could not be opened ({answer.status})")
+        return Secret(secret_id)
+
+    def _is_ours(self, creation_path: str) -> bool:
+        role = "[^/]+" if self._auth.role is None else re.escape(self._auth.role)
+        expected = rf"auth/{re.escape(self._auth.mount)}/role/{role}/secret-id"
+        return re.fullmatch(expected, creation_path) is not None
+
+    def _intercepted(self, how: str) -> InterceptedError:
+        return InterceptedError(
+            f"the wrapping token in {self._auth.secret_id_file} {how}",
+            hint="unless rekeyd itself opened it before a restart, somebody intercepted it: destroy its secret_id, "
+            "look for the unwrap in Vault's audit log, and deliver a new wrapping token",
+        )
+
+
+class KubernetesLogin:
+    method = "kubernetes"
+    lockout = False
+
+    def __init__(self, auth: KubernetesAuth) -> None:
+        self._auth = auth
+
+    def credential(self) -> Secret:
+        # The projected token is rotated by the kubelet, so it is read at each login.
+        return read_secret_file(self._auth.jwt_file, "the service account's token")
+
+    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
+        jwt = "" if credential is None else credential.reveal()
+        return Kubernetes(lines(None)).login(self._auth.role, jwt, use_token=False, mount_point=self._auth.mount)  # type: ignore[no-any-return]
+
+
+class JwtLogin:
+    method = "jwt"
+    lockout = False
+
+    def __init__(self, auth: JwtAuth) -> None:
+        self._auth = auth
+
+    def credential(self) -> Secret:
+        return read_secret_file(self._auth.jwt_file, "the JWT")
+
+    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
+        jwt = "" if credential is None else credential.reveal()
+        return JWT(lines(None)).jwt_login(self._auth.role, jwt, use_token=False, path=self._auth.mount)  # type: ignore[no-any-return]
+
+
+class CertLogin:
+    """The wire shows the client certificate, at the login and at each renewal."""
+
+    method = "cert"
+    lockout = False
+
+    def __init__(self, auth: CertAuth) -> None:
+        self._auth = auth
+
+    def credential(self) -> None:
+        return None
+
+    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:  # noqa: ARG002
+        body = {"name": self._auth.role} if self._auth.role else {}
+        return lines(None).login(f"/v1/auth/{quote(self._auth.mount)}/login", json=body)
+
+
+# --- files ---
+
+
+def read_secret_file(path: Path, what: str) -> Secret:
+    """The content without the white space around it. TemporaryError (without the content) when it is unusable."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise unreadable(path, what, error) from None
+    if not WORD.fullmatch(text):
+        raise TemporaryError(
+            f"{what} in {path} is empty, longer than one word, or has odd characters",
+            hint="the file holds nothing but the value itself",
+        )
+    return Secret(text)
+
+
+def unreadable(path: Path, what: str, error: Exception) -> TemporaryError:
+    why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "not plain text"
+    return TemporaryError(
+        f"{what} cannot be read from {path}: {why}", hint="check the path, its permissions and whoever writes it"
+    )
