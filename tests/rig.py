@@ -20,6 +20,7 @@ from rekeyd.fleet.account import AccountWork, Worked
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.mark import MarkKeeper
 from rekeyd.fleet.settings import FleetSettings
+from rekeyd.fleet.tenure import Tenures
 from rekeyd.ports import AccountJournal, Journal, PrincipalStatus
 from rekeyd.reconcile.execute import Executor
 from rekeyd.reconcile.observe import Observer
@@ -76,6 +77,7 @@ class Rig:
         """What a process builds when it starts; again after `policies` or `settings` were changed."""
         world = self.world
         self.port: Journal = pointed_journal(self.journal, world.points) if self._journal_points else self.journal
+        self.tenures = Tenures()
         self.mark = MarkKeeper(vault=world.vault, journal=self.port, clock=world.clock)
         self.gates = Gates(journal=self.port, clock=world.clock, settings=self.settings)
         rules = Rules(
@@ -208,7 +210,8 @@ class Rig:
             around=Circumstances(
                 mark_problem=self.mark.problem(),
                 observing=self.observing,
-                lease_since=self.world.clock.now(),
+                holder=lease.lease.holder,
+                lease_since=self.tenures.since(lease.lease, self.world.clock.now()),
             ),
             previous={s.user_id: s for s in self.port.statuses(account_id)},
         )

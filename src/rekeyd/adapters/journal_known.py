@@ -146,6 +146,7 @@ def _key_facts(row: sa.Row[Any], not_before: datetime | None) -> KeyFacts:
         published=row.published,
         deactivated_by_us=row.deactivated_by_us,
         retirement=None if row.retire_why is None else _retirement(row, not_before),
+        gone=row.gone_at is not None,
     )
 
 

@@ -276,6 +276,8 @@ class KeyFacts:
     deactivated_by_us: bool = False
     """Our own last deactivation of it, finished or not, was not followed by our reactivation."""
     retirement: Retirement | None = None
+    gone: bool = False
+    """Deleted, by whose hand ever, as far as the journal knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

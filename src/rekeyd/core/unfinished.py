@@ -99,9 +99,10 @@ def unexplained(seen: Observed) -> tuple[AccessKey, ...]:
 
 
 def _expected(seen: Observed, key: AccessKey) -> bool:
-    """The old key of the open rotation, and whatever was there before an intent, was not made by that intent."""
+    """The open rotation's old key is, and what no request of ours could have made; whatever was there before an
+    intent was not made by that one, but perhaps by an earlier one whose rotation was closed."""
     rotation = seen.journal.rotation
-    if rotation is not None and (key.id == rotation.old_key_id or key.id in rotation.keys_before):
+    if rotation is not None and key.id == rotation.old_key_id:
         return True
     return not any(_may_have_made(intent, key) for intent in seen.journal.unresolved)
 

@@ -25,6 +25,7 @@ from rekeyd.fleet.mark import MarkKeeper
 from rekeyd.fleet.posture import account_findings, gather, managed_seen, principal_findings, unwatched
 from rekeyd.fleet.scan import Scan, ToLookAt, fingerprint, users_to_look_at
 from rekeyd.fleet.settings import FleetSettings, Mode
+from rekeyd.fleet.tenure import Tenures
 from rekeyd.logs import bound, get_logger
 from rekeyd.ports import (
     AccountJournal,
@@ -75,6 +76,7 @@ class Fleet:
     _rows: dict[AccountId, dict[str, tuple[object, ...]]] = field(default_factory=dict)
     places: "Places" = field(init=False)
     """Learnt by scans; who acts without one (a command) teaches it."""
+    _tenures: Tenures = field(default_factory=Tenures)
     _seen: dict[AccountId, AccountSeen] = field(default_factory=dict)
     _served_again_at: dict[int, datetime] = field(default_factory=dict)
     _users: dict[AccountId, tuple[Principal, ...]] = field(default_factory=dict)
@@ -221,7 +223,8 @@ class Fleet:
                 collides=self.places.collides,
                 mark_problem=self.mark.problem(),
                 observing=self.observing,
-                lease_since=self.clock.now(),
+                holder=lease.lease.holder,
+                lease_since=self._tenures.since(lease.lease, self.clock.now()),
             ),
             previous={status.user_id: status for status in self.journal.statuses(account_id)},
             stop=self.stop,
