@@ -57,6 +57,8 @@ class _Desk:
     refusals: int = 0
     """Times in a row that another holder had the account."""
     not_before: datetime | None = None
+    asked: bool = False
+    """A request waits for a pass: `not_before` does not bind it."""
 
 
 @dataclass(slots=True)
@@ -146,6 +148,7 @@ class AccountWork:
             desks = list(self._desks.values())
         for desk in desks:
             if desk.account_id in asked and desk.kind is None:
+                desk.asked = True
                 self._once_due(desk, now)
             else:
                 self._arm(desk, looks)
@@ -184,6 +187,13 @@ class AccountWork:
         self._pass(account_id, "scan", lambda fleet: fleet.scan_pass(account_id))
 
     def _go_on(self, account_id: AccountId) -> None:
+        with self._lock:
+            desk = self._desks.get(account_id)
+            if desk is None:
+                return
+            asked, desk.asked = desk.asked, False
+        if not asked and desk.not_before is not None and self._clock.now() < desk.not_before:
+            return  # scheduled before the last pass came to nothing
         self._pass(account_id, "due", lambda fleet: fleet.due_pass(account_id))
 
     def _check_root(self, account_id: AccountId) -> None:
@@ -208,18 +218,23 @@ class AccountWork:
             desk.scan_wanted = desk.scan_wanted or (kind == "scan" and desk.kind != "scan")
             return
         try:
-            desk.kind = kind
-            with self._parts.in_use() as app:
-                self._measured(app, desk, kind, work)
+            try:
+                desk.kind = kind
+                with self._parts.in_use() as app:
+                    self._measured(app, desk, kind, work)
+            finally:
+                desk.kind = None
+                desk.lock.release()
+            self._plan_next(desk)
         finally:
-            desk.kind = None
-            desk.lock.release()
             self._on_pass()
-        if desk.scan_wanted:
-            at = self._clock.now() if desk.not_before is None else desk.not_before
-            self._schedule.once(_first_scan(account_id), at, lambda: self._scan(account_id), pool=Pool.PASSES)
-        else:
+
+    def _plan_next(self, desk: _Desk) -> None:
+        if not desk.scan_wanted:
             self._arm(desk, self._journal.next_looks())
+            return
+        at = self._clock.now() if desk.not_before is None else desk.not_before
+        self._schedule.once(_first_scan(desk.account_id), at, lambda: self._scan(desk.account_id), pool=Pool.PASSES)
 
     def _measured(self, app: App, desk: _Desk, kind: str, work: _Work) -> None:
         began_at, began = self._clock.now(), self._clock.monotonic()

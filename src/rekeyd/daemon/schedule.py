@@ -41,6 +41,14 @@ class Pool(StrEnum):
     HEART = "heart"
 
 
+class _Scheduler(BackgroundScheduler):  # type: ignore[misc]  # published without types
+    def remove_job(self, job_id: str, jobstore: str | None = None) -> None:
+        """A job that is gone already is as good: its last run may have just begun. APScheduler 3.11 itself raises
+        that in its own thread when it is shut down while it hands out a last run."""
+        with contextlib.suppress(JobLookupError):
+            super().remove_job(job_id, jobstore)
+
+
 class Schedule:
     """Named jobs; adding one of the same name replaces it. May be used by many threads, also by its own jobs."""
 
@@ -53,7 +61,7 @@ class Schedule:
         self._beat_at = clock.monotonic()
         # Skipped runs are no news: a pass that takes longer than its interval does so on purpose.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
-        self._scheduler = BackgroundScheduler(
+        self._scheduler = _Scheduler(
             timezone=UTC,
             daemon=True,
             executors={
@@ -109,9 +117,7 @@ class Schedule:
         return at
 
     def forget(self, name: str) -> None:
-        # A job that ran for the last time is gone by itself.
-        with contextlib.suppress(JobLookupError):
-            self._scheduler.remove_job(name)
+        self._scheduler.remove_job(name)
 
     def wind_heart(self) -> None:
         """After the machine's clock was set back the times of all jobs lie too far ahead; this puts the heart right."""
