@@ -13,7 +13,20 @@ from rekeyd.cli.program import app
 from rekeyd.errors import Error
 
 # Each registers its commands with `app`; in this order `--help` shows them.
-_COMMANDS = ("run", "rotate", "plan", "status")
+_COMMANDS = (
+    "run",
+    "rotate",
+    "rollback",
+    "plan",
+    "explain",
+    "audit",
+    "status",
+    "history",
+    "brake",
+    "config",
+    "policy",
+    "demo",
+)
 for _name in _COMMANDS:
     import_module(f"rekeyd.cli.{_name}")
 

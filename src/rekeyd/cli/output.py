@@ -48,6 +48,11 @@ def document(content: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def raw(text: str) -> None:
+    """A file's text, as it is."""
+    sys.stdout.write(text)
+
+
 def line(text: str = "") -> None:
     """A line of result."""
     sys.stdout.write(printable(text) + "\n")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rekeyd.app import App
+    from rekeyd.core.model import AccountId, Principal
     from rekeyd.fleet.preview import Foreseen
 
 # Spelled for programs: `actions[].action`.
@@ -39,7 +40,7 @@ FAILED = "look_failed"
 
 @command(app, "plan")
 def plan(session: Session, *, account: AccountOption = None) -> ExitCode:
-    """Show the next action for every managed user, and why. Looks live; changes nothing."""
+    """Show what comes next for every managed user. Looks live; changes nothing."""
     config = session.load()
     from rekeyd.app import observing
     from rekeyd.cli.person import actor
@@ -58,14 +59,15 @@ def plan(session: Session, *, account: AccountOption = None) -> ExitCode:
     return ExitCode.FAILED if failed or any(each.error is not None for each in foreseen) else ExitCode.DONE
 
 
-def look_at_all(seen: "App", account: str | None) -> "tuple[list[Foreseen], list[str]]":
+def look_at_all(seen: "App", account: str | None) -> "tuple[list[Foreseen], list[AccountId]]":
     """Every user that a policy concerns, and the accounts that could not be listed (said on stderr, P9)."""
     from rekeyd.cli.targets import watched_accounts
     from rekeyd.errors import StoppingError
     from rekeyd.fleet.preview import Preview
 
     preview = Preview(fleet=seen.fleet)
-    users, failed = [], []
+    users: list[Principal] = []
+    failed: list[AccountId] = []
     for account_id in watched_accounts(seen.fleet, account):
         try:
             users += list(preview.list(account_id).concerned)
@@ -73,7 +75,7 @@ def look_at_all(seen: "App", account: str | None) -> "tuple[list[Foreseen], list
             raise
         except Error as error:
             output.say(f"error: account {account_id} could not be listed: {error.message}")
-            failed.append(str(account_id))
+            failed.append(account_id)
     with output.progress("looking", len(users)) as progress:
         foreseen = list(preview.look_at_all(users, on_each=progress.step))
     return foreseen, failed

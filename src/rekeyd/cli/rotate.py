@@ -103,9 +103,9 @@ def rotate_now(
     ] = False,
     yes: YesOption = False,
 ) -> ExitCode:
-    """Rotate users now, even if their keys are young and no window is open.
+    """Rotate users now.
 
-    Returns when the new key is in Vault and proven. The daemon, or a later rotate-now, retires the old key.
+    Even if their keys are young and no window is open. Returns when the new key is in Vault and proven. The daemon, or a later rotate-now, retires the old key.
     """
     wish = Wish(
         users=tuple(users or ()),
@@ -117,7 +117,7 @@ def rotate_now(
     )
     wish.check()
     config = session.load()
-    timeout = _duration("--lock-timeout", lock_timeout)
+    timeout = duration("--lock-timeout", lock_timeout)
     from rekeyd.app import observing, opened
     from rekeyd.cli.asking import Asking
     from rekeyd.cli.person import actor, refuse_other_user
@@ -125,7 +125,7 @@ def rotate_now(
 
     if dry_run:
         with observing(config, actor=actor()) as seen:
-            return _report(session, [_foreseen(seen, target, wish) for target in _targets(seen, wish)], dry_run=True)
+            return report(session, [_foreseen(seen, target, wish) for target in _targets(seen, wish)], dry_run=True)
     refuse_other_user(config)
     if config.fleet.mode.value == "observe":
         raise StateError(
@@ -136,7 +136,7 @@ def rotate_now(
         targets = _targets(opened_app, wish)
         _confirm(wish, targets, yes=yes)
         asking = Asking(app=opened_app, actor=actor(), lock_timeout=timeout)
-        return _report(session, _rotated(asking, targets, wish, wait=wait), dry_run=False)
+        return report(session, _rotated(asking, targets, wish, wait=wait), dry_run=False)
 
 
 def _rotated(asking: "Asking", targets: "Sequence[Target]", wish: Wish, *, wait: bool) -> "list[Rotated]":
@@ -254,7 +254,8 @@ def confirm(question: str) -> None:
         raise typer.Abort
 
 
-def _duration(option: str, text: str) -> "timedelta":
+def duration(option: str, text: str) -> "timedelta":
+    """Raises UsageError."""
     from rekeyd.config import parse_duration
 
     try:
@@ -263,7 +264,8 @@ def _duration(option: str, text: str) -> "timedelta":
         raise UsageError(f'{option} "{text}" {error}') from None
 
 
-def _report(session: Session, rotations: "list[Rotated]", *, dry_run: bool) -> ExitCode:
+def report(session: Session, rotations: "list[Rotated]", *, dry_run: bool) -> ExitCode:
+    """Show them, and the exit code they come to."""
     if session.json:
         output.document({"schema_version": SCHEMA_VERSION, "rotations": [r.entry() for r in rotations]})
     elif not rotations:

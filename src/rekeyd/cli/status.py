@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @command(app, "status")
 def status(session: Session) -> ExitCode:
-    """Show users, accounts and alarms as the last look left them. Exit code 3 if a critical alarm is open."""
+    """Show users, accounts and alarms from the journal. Exit code 3 if a critical alarm is open."""
     from rekeyd.adapters.clock import SystemClock
     from rekeyd.fleet.documents import status_document
 

@@ -9,7 +9,20 @@ from datetime import UTC, datetime
 
 from rekeyd.core.actions import IssueKey, OpenRotation, Refuse, Wait, publishes
 from rekeyd.core.events import Event
-from rekeyd.core.model import AccountId, Asked, IssueState, KeyStatus, NeverUsed, Observed, Principal, Selection, Used
+from rekeyd.core.model import (
+    AccessKey,
+    AccountId,
+    Asked,
+    IssueState,
+    KeyStatus,
+    NeverUsed,
+    Observed,
+    Principal,
+    Selection,
+    Used,
+    UseUnknown,
+    VaultUnreadable,
+)
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
 from rekeyd.errors import Error, LeaseLostError, NotFoundError, StoppingError
@@ -283,16 +296,25 @@ def message_of(seen: Observed, outcome: Outcome) -> str:
     """The reason's sentence, with the key, its age and its last use where a person will want them."""
     rest = outcome.rest
     text = rest.reason.sentence
+    if isinstance(seen.vault, VaultUnreadable) and rest.reason is Reason.VAULT_UNREADABLE:
+        return f"{text}: {seen.vault.detail}"
     key = seen.find(getattr(rest, "key_id", None))
     if key is None or not isinstance(rest, Refuse):
         return text
     days = (outcome.looked_at - key.created_at).days
-    use = "last use unknown"
-    if isinstance(key.last_use, Used):
-        use = f"last used {key.last_use.at:%Y-%m-%dT%H:%M:%SZ} with {key.last_use.service} in {key.last_use.region}"
-    elif isinstance(key.last_use, NeverUsed):
-        use = "never used"
-    return f"{text}: {key.id}, {key.status}, {days} days old, {use}"
+    return f"{text}: {key.id}, {key.status}, {days} days old{_use_of(key)}"
+
+
+def _use_of(key: AccessKey) -> str:
+    match key.last_use:
+        case Used(at=at, service=service, region=region):
+            return f", last used {at:%Y-%m-%dT%H:%M:%SZ} with {service} in {region}"
+        case NeverUsed():
+            return ", never used"
+        case UseUnknown():
+            return ", last use unknown"
+        case None:
+            return ""  # nobody asked
 
 
 def _status_of_failure(
