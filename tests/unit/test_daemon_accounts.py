@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -12,7 +12,7 @@ from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.journal import SqlJournal, open_journal
 from rekeyd.adapters.metrics import Metrics
 from rekeyd.app import App
-from rekeyd.config import parse
+from rekeyd.config import Config, parse
 from rekeyd.core.model import AccountId, Asked, UserId
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
@@ -85,6 +85,17 @@ class Vault:
         self.closings += 1
 
 
+@dataclass
+class _Assembled:
+    """Of an App, what the daemon's account work needs."""
+
+    config: Config
+    clock: SystemClock
+    vault: Vault
+    journal: SqlJournal
+    fleet: Fleet
+
+
 class Bench:
     def __init__(self) -> None:
         self.clock = SystemClock()
@@ -99,15 +110,7 @@ class Bench:
         self.schedule.start()
 
     def app_with(self, fleet: Fleet, vault: Vault) -> App:
-        return App(
-            config=parse(CONFIG, {}),
-            clock=self.clock,
-            cloud=cast("Any", None),
-            vault=cast("Any", vault),
-            journal=self.journal,
-            rules=cast("Any", None),
-            fleet=cast("Any", fleet),
-        )
+        return cast("App", _Assembled(parse(CONFIG, {}), self.clock, vault, self.journal, fleet))
 
     def user_goes_on_at(self, at: datetime, reason: Reason = Reason.IN_OVERLAP) -> None:
         self.journal.save_status(
