@@ -8,13 +8,14 @@ other, so that the second sees what the first did.
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from rekeyd.app import App
+from rekeyd.cli import output
 from rekeyd.cli.exits import ExitCode
 from rekeyd.cli.targets import Target
 from rekeyd.core.events import Event
@@ -87,7 +88,7 @@ class Asking:
     actor: str
     lock_timeout: timedelta
 
-    def rotate(self, target: Target, asked: Asked, *, wait: bool, on_published: Callable[[], object]) -> Rotated:
+    def rotate(self, target: Target, asked: Asked, *, wait: bool) -> Rotated:
         """Until published; then until the old key is inactive (emergency) or gone (`wait`)."""
         if target.refusal is not None:
             return refused(target, *target.refusal)
@@ -101,7 +102,7 @@ class Asking:
         except Error as error:
             return ended(target, "failed", error.code, _with_hint(error), ExitCode.FAILED)
         if rotated.outcome == "published" and (wait or asked.emergency):
-            on_published()
+            output.say(f"{target.principal.label}: the new key is published; now the old one")
             return self._retired(target, rotated, to_the_end=wait)
         if rotated.outcome == "planned" and wait:
             return self._after_replaced(target, asked, rotated)

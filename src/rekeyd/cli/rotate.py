@@ -105,7 +105,8 @@ def rotate_now(
 ) -> ExitCode:
     """Rotate users now.
 
-    Even if their keys are young and no window is open. Returns when the new key is in Vault and proven. The daemon, or a later rotate-now, retires the old key.
+    Even if their keys are young and no window is open. Returns when the new key is in Vault and proven. The
+    daemon, or a later rotate-now, retires the old key.
     """
     wish = Wish(
         users=tuple(users or ()),
@@ -148,14 +149,7 @@ def _rotated(asking: "Asking", targets: "Sequence[Target]", wish: Wish, *, wait:
     with output.progress("rotating", len(targets)) as progress:
         for target in targets:
             try:
-                done.append(
-                    asking.rotate(
-                        target,
-                        _asked(asking.app, asking.actor, wish),
-                        wait=wait,
-                        on_published=lambda t=target: output.say(f"{t.principal.label}: the new key is published"),  # type: ignore[misc]
-                    )
-                )
+                done.append(asking.rotate(target, _asked(asking.app, asking.actor, wish), wait=wait))
             except StoppingError:
                 done.append(asking.stopped(target))
                 rest = targets[len(done) :]

@@ -1,0 +1,157 @@
+"""The rights that are printed: as much as the configuration needs, and for nobody else."""
+
+import json
+from typing import Any
+
+import pytest
+
+from rekeyd.cli.policies_aws import MAX_POLICY_CHARACTERS, hub_policy, work_policy
+from rekeyd.cli.policies_vault import vault_policy
+from rekeyd.config import Config, parse
+
+BASE = """
+[vault]
+address = "https://vault.example:8200"
+[vault.auth]
+token_file = "/run/token"
+"""
+
+
+def _config(more: str, base: str = BASE) -> Config:
+    return parse(base + more, {})
+
+
+def _statements(config: Config, account: str | None = "111122223333") -> dict[str, dict[str, Any]]:
+    content = json.loads(work_policy(config, "aws", account).document)
+    return {statement["Sid"]: statement for statement in content["Statement"]}
+
+
+def test_only_users_that_a_policy_matches_may_be_changed() -> None:
+    rotate = _statements(_config('[[policies]]\nname = "ci"\nmatch = { users = ["ci-*"], paths = ["/service/"] }'))[
+        "Rotate1"
+    ]
+    assert rotate["Resource"] == [
+        "arn:aws:iam::111122223333:user/service/ci-*",
+        "arn:aws:iam::111122223333:user/service/*/ci-*",
+    ]
+    assert sorted(rotate["Action"]) == ["iam:CreateAccessKey", "iam:DeleteAccessKey", "iam:UpdateAccessKey"]
+
+
+def test_tags_become_conditions() -> None:
+    rotate = _statements(_config('[[policies]]\nname = "t"\nmatch = { tags = { key-rotation = "man*" } }'))["Rotate1"]
+    assert rotate["Condition"] == {"StringLike": {"aws:ResourceTag/key-rotation": "man*"}}
+
+
+def test_root_itself_and_what_is_excluded_are_denied() -> None:
+    statements = _statements(_config('[[policies]]\nname = "all"\nexclude = { users = ["break-glass-*"] }'))
+    assert "arn:aws:iam::*:root" in statements["NeverRootNorItself"]["Resource"]
+    assert "arn:aws:iam::111122223333:user/${aws:username}" in statements["NeverRootNorItself"]["Resource"]
+    assert "arn:aws:iam::111122223333:user/break-glass-*" in statements["NeverExcluded"]["Resource"]
+    assert {statements[sid]["Effect"] for sid in statements if sid.startswith("Never")} == {"Deny"}
+
+
+def test_an_exclusion_is_not_denied_when_another_policy_may_manage_the_user() -> None:
+    config = _config(
+        '[[policies]]\nname = "a"\nmatch = { users = ["a-*"] }\nexclude = { users = ["a-x"] }\n'
+        '[[policies]]\nname = "b"\nmatch = { users = ["*x"] }'
+    )
+    assert "NeverExcluded" not in _statements(config)
+    assert any('"a"' in note and "not denied" in note for note in work_policy(config, "aws", None).notes)
+
+
+def test_a_policy_of_another_account_grants_nothing_here() -> None:
+    config = _config('[[policies]]\nname = "there"\nmatch = { accounts = ["444455556666"] }')
+    assert "Rotate1" not in _statements(config)
+    assert "Rotate1" in _statements(config, "444455556666")
+
+
+def test_signs_that_mean_something_to_iam_are_escaped() -> None:
+    rotate = _statements(_config('[[policies]]\nname = "odd"\nmatch = { paths = ["/a$b/"] }'))["Rotate1"]
+    assert rotate["Resource"] == ["arn:aws:iam::111122223333:user/a${$}b/*"]
+
+
+def test_a_class_in_a_glob_becomes_any_character_and_is_told() -> None:
+    config = _config('[[policies]]\nname = "cls"\nmatch = { users = ["ci-[0-9]"] }')
+    assert "arn:aws:iam::111122223333:user/ci-?" in _statements(config)["Rotate1"]["Resource"]
+    assert any("[ ]" in note for note in work_policy(config, "aws", None).notes)
+
+
+def test_observing_needs_no_right_to_change() -> None:
+    config = _config('[[policies]]\nname = "all"\n[fleet]\nmode = "observe"')
+    actions = [a for s in json.loads(work_policy(config, "aws", None).document)["Statement"] for a in s["Action"]]
+    verbs = {action.split(":")[1] for action in actions}
+    assert all(verb.startswith(("Get", "List", "Generate", "Lookup")) for verb in verbs)
+
+
+def test_cloudtrail_is_asked_for_only_when_it_is_used() -> None:
+    assert "Attribute" in _statements(_config(""))
+    assert "Attribute" not in _statements(_config('[orphans]\nattribution = "never"'))
+
+
+def test_the_partition_is_in_every_arn() -> None:
+    printed = work_policy(_config('[[policies]]\nname = "all"'), "aws-cn", "111122223333").document
+    assert "arn:aws-cn:iam::111122223333:user/*" in printed
+    assert "arn:aws:" not in printed
+
+
+def test_a_policy_that_iam_would_not_take_is_told() -> None:
+    users = ", ".join(f'"a-rather-long-name-of-a-user-{n:04}"' for n in range(60))
+    printed = work_policy(_config(f'[[policies]]\nname = "many"\nmatch = {{ users = [{users}] }}'), "aws", None)
+    assert any(str(MAX_POLICY_CHARACTERS) in note for note in printed.notes)
+
+
+def test_the_hub_may_enter_the_named_roles_and_nothing_else() -> None:
+    config = _config('[[aws.accounts]]\nid = "444455556666"\nrole_arn = "arn:aws:iam::444455556666:role/rekeyd"')
+    (statement,) = json.loads(hub_policy(config, "aws").document)["Statement"]
+    assert statement["Action"] == ["sts:AssumeRole"]
+    assert statement["Resource"] == ["arn:aws:iam::444455556666:role/rekeyd"]
+
+
+def test_the_hub_of_an_organization_lists_accounts() -> None:
+    content = json.loads(hub_policy(_config('[aws.organization]\nrole_name = "rekeyd"'), "aws").document)
+    by_sid = {statement["Sid"]: statement for statement in content["Statement"]}
+    assert by_sid["ListAccounts"]["Action"] == ["organizations:ListAccounts"]
+    assert by_sid["EnterAccounts"]["Resource"] == ["arn:aws:iam::*:role/rekeyd"]
+
+
+def _vault(more: str, vault: str = "") -> str:
+    base = BASE.replace("[vault.auth]", f"{vault}\n[vault.auth]")
+    return vault_policy(_config('[[policies]]\nname = "all"\n' + more, base)).document
+
+
+def test_vault_paths_name_known_accounts_and_never_users() -> None:
+    printed = _vault('[[aws.accounts]]\nid = "111122223333"')
+    assert 'path "secret/data/aws/111122223333/+" { capabilities = ["create", "read", "update"] }' in printed
+    assert 'path "secret/metadata/aws/111122223333/+"' in printed
+    assert 'path "secret/destroy/aws/111122223333/+" { capabilities = ["update"] }' in printed
+
+
+def test_vault_paths_of_unknown_accounts_are_one_segment() -> None:
+    assert 'path "secret/data/aws/+/+"' in _vault("")
+
+
+def test_a_name_with_text_around_it_is_one_segment_too() -> None:
+    assert 'path "kv/data/iam/+/keys"' in _vault("", 'mount = "kv"\npath = "iam/x-{user_name}/keys"')
+
+
+def test_the_mark_has_its_own_path() -> None:
+    assert 'path "secret/data/rekeyd/blue" { capabilities = ["create", "read", "update"] }' in _vault(
+        '[journal]\ninstance = "blue"'
+    )
+
+
+def test_observing_reads_vault_only() -> None:
+    printed = _vault('[fleet]\nmode = "observe"')
+    own = [line for line in printed.splitlines() if line.startswith('path "secret/')]
+    assert own
+    assert all('["read"]' in line for line in own)
+
+
+def test_a_user_named_plus_grants_nothing_more() -> None:
+    config = _config('[[policies]]\nname = "odd"\nmatch = { users = ["+"] }')
+    assert vault_policy(config).document == _vault("")
+
+
+@pytest.mark.parametrize("capability", ["list", "delete", "sudo"])
+def test_vault_grants_no_more_than_the_work_needs(capability: str) -> None:
+    assert f'"{capability}"' not in _vault("")
