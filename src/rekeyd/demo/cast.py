@@ -67,7 +67,7 @@ class Actor:
 CRASHED = Actor(name="backup", part="a rotate-now is killed between AWS and Vault: its key is an orphan")
 ASKED = Actor(name="mailer", part="not in Vault; a person asks for the adoption", start=Start.NOT_IN_VAULT)
 HACKED = Actor(name="metrics-push", part="young, but leaked: emergency", account_id=AWAY, key_age=10 * _DAY)
-CLINGING = Actor(
+COPIED = Actor(
     name="nightly-batch",
     part="due; a job has copied the old key and goes on using it",
     end=End.BOTH_ACTIVE,
@@ -102,7 +102,7 @@ CAST: tuple[Actor, ...] = (
     CRASHED,
     ASKED,
     HACKED,
-    CLINGING,
+    COPIED,
     STRAY,
     Actor(
         name="legacy-report",

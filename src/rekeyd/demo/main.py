@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -24,51 +25,70 @@ from rekeyd.demo.openbao import OpenBaoServer
 from rekeyd.demo.processes import Processes
 from rekeyd.demo.screen import Screen, screen_for
 from rekeyd.demo.stage import Stage, built
-from rekeyd.demo.story import DemoError, Story, consumer_names, status_file
+from rekeyd.demo.story import LIMIT_SECONDS, DemoError, Story, consumer_names, status_file
 from rekeyd.demo.verdict import Check, Summary
 from rekeyd.demo.watch import Watch
 
 _LOG_TAIL_LINES = 15
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Telling:
+    """How the demo was asked for."""
+
+    keep: bool
+    as_json: bool
+    limit_seconds: float
+    on_secret: Callable[[str], object] | None
+
+
 class _Interrupted(BaseException):
     """SIGINT or SIGTERM. Not an Exception, so that nothing on the way mistakes it for a failure."""
 
 
-def run(*, keep: bool = False, as_json: bool = False, on_secret: Callable[[str], object] | None = None) -> int:
+def run(
+    *,
+    keep: bool = False,
+    as_json: bool = False,
+    limit_seconds: float = LIMIT_SECONDS,
+    on_secret: Callable[[str], object] | None = None,
+) -> int:
     """The exit code: 0 as it must be, 1 not so or interrupted. To be called from the main thread.
 
     `as_json`: the summary as one JSON document. `on_secret` is told every secret that the emulated AWS makes.
     """
+    telling = _Telling(keep=keep, as_json=as_json, limit_seconds=limit_seconds, on_secret=on_secret)
     folder = Path(tempfile.mkdtemp(prefix="rekeyd-demo-"))
     try:
         with _signals():
-            return _play(folder, keep=keep, as_json=as_json, on_secret=on_secret)
+            return _play(folder, telling)
     except _Interrupted:
         sys.stderr.write("interrupted; everything was ended\n")
         return 1
     finally:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)
+        # What was kept to be read needs no credentials: the servers they were for are gone.
+        shutil.rmtree(folder / "credentials" if keep else folder, ignore_errors=True)
 
 
-def _play(folder: Path, *, keep: bool, as_json: bool, on_secret: Callable[[str], object] | None) -> int:
+def _play(folder: Path, telling: _Telling) -> int:
     with ExitStack() as stack:
-        aws = stack.enter_context(EmulatedAws(on_secret=on_secret))
+        aws = stack.enter_context(EmulatedAws(on_secret=telling.on_secret))
         bao = OpenBaoServer()
         stack.callback(bao.stop)
         stage = stack.enter_context(built(aws, bao.start(), folder))
         processes = stack.enter_context(Processes(folder, stage.environment))
         files = {name: status_file(folder, name) for name in consumer_names()}
         with screen_for() as screen, Watch(journal=stage.journal, consumers=files, show=screen.show) as watch:
-            story = Story(stage=stage, processes=processes, watch=watch, narrator=screen)
+            story = Story(
+                stage=stage, processes=processes, watch=watch, narrator=screen, limit_seconds=telling.limit_seconds
+            )
             checks = _told(story, screen)
-            if not keep:
+            if not telling.keep:
                 checks += verdict.of_the_daemon_end(_ended(story))
             checks += verdict.of_what_is_left(story)
-        summary = _summary(story, checks, keep=keep)
-        _print(summary, as_json=as_json)
-        if keep:
+        summary = _summary(story, checks, keep=telling.keep)
+        _print(summary, as_json=telling.as_json)
+        if telling.keep:
             _explore(stage)
     return 0 if summary.ok else 1
 
@@ -81,10 +101,9 @@ def _told(story: Story, screen: Screen) -> tuple[Check, ...]:
         screen.say(f"error: {error}")
         for line in _log_tail(story.stage):
             screen.say(line)
-        checks = [Check(name="the story is told to its end", wrong=str(error))]
-    else:
-        checks = []
-    return (*checks, *verdict.of_the_live(story))
+        # All other checks would say the same in more words.
+        return (Check(name="the story is told to its end", wrong=str(error)), verdict.users(story))
+    return verdict.of_the_live(story)
 
 
 def _vault_policy(story: Story) -> str:
@@ -155,9 +174,9 @@ Everything goes on running until Ctrl-C. To look around from another terminal:
   {rekeyd} audit
   {rekeyd} rotate-now web-frontend
   {rekeyd} rollback web-frontend
-  curl -s {web}/metrics | grep rekeyd_root
+  curl -s {web}/metrics | grep ^rekeyd_
 
-  status page    {web}/
+  daemon         {web}/readyz, /healthz, /metrics, /api/v1/status
   emulated AWS   {stage.aws.url}
   OpenBao        {stage.bao.address}
   configuration  {stage.config}
@@ -169,15 +188,13 @@ Everything goes on running until Ctrl-C. To look around from another terminal:
     try:
         threading.Event().wait()
     except _Interrupted:
-        sys.stderr.write("\n")
+        sys.stderr.write(f"\nended; what was written is in {stage.folder}\n")
 
 
 def _log_tail(stage: Stage) -> list[str]:
-    """The end of what the daemon logged: the folder may be gone before anybody could read it."""
-    try:
-        return (stage.logs / "daemon.log").read_text(encoding="utf-8").splitlines()[-_LOG_TAIL_LINES:]
-    except OSError:
-        return []
+    """The end of what was logged last: the folder may be gone before anybody could read it."""
+    logs = sorted(stage.logs.iterdir(), key=lambda file: file.stat().st_mtime)
+    return logs[-1].read_text(encoding="utf-8").splitlines()[-_LOG_TAIL_LINES:] if logs else []
 
 
 @contextmanager

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from rekeyd.demo.cast import AWAY, CAST, CLINGING, HOME, Actor, Start
+from rekeyd.demo.cast import AWAY, CAST, COPIED, HOME, Actor, Start
 from rekeyd.demo.emulator import Delays, EmulatedAws, SeededKey
 from rekeyd.demo.openbao import OpenBaoServer
 
 # Where the job that clings to an old key keeps its copy: a place that rekeyd does not know.
-COPY_PATH = f"copies/{CLINGING.name}"
+COPY_PATH = f"copies/{COPIED.name}"
 
 _MOUNT = "secret"
 
@@ -107,7 +107,7 @@ _CLOCKS = """\
 max_age = "90d"
 overlap = "12s"
 quarantine = "8s"
-unused_for = "2s"
+unused_for = "5s"
 verify_first = "0.3s"
 verify_probes = 3
 verify_spacing = "0.2s"
@@ -240,7 +240,7 @@ def _seed(stage: Stage, actor: Actor) -> None:
                 client.secrets.kv.v2.delete_latest_version_of_secret(actor.vault_path, mount_point=_MOUNT)
         case _:
             pass
-    if actor is CLINGING:
+    if actor is COPIED:
         stage.bao.write(COPY_PATH, _pair(user.key))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rekeyd.demo.cast import ASKED, CAST, CLINGING, CRASHED, HACKED, Actor, End, Start
+from rekeyd.demo.cast import ASKED, CAST, COPIED, CRASHED, HACKED, Actor, End, Start
 from rekeyd.demo.emulator import Kill
 from rekeyd.demo.processes import Processes
 from rekeyd.demo.stage import COPY_PATH, Stage
@@ -30,7 +30,7 @@ _QUIET_SECONDS = 3.0
 # As the installed script does it, wherever that lies.
 _PROGRAM = ("-c", "from rekeyd.cli.main import main; main()")
 
-COPY_NAME = f"{CLINGING.name} (copy)"
+COPY_NAME = f"{COPIED.name} (copy)"
 
 
 class DemoError(Exception):
@@ -177,8 +177,10 @@ class Story:
         except subprocess.TimeoutExpired:
             process.kill()
             out, _ = process.communicate()
-        self.narrator.say(f"  exit {process.returncode}")
-        return Ran(command=line, code=process.returncode, out=out)
+        ran = Ran(command=line, code=process.returncode, out=out)
+        said = ran.document.get("error")
+        self.narrator.say(f"  exit {ran.code}" + (f": {said['message']}" if isinstance(said, dict) else ""))
+        return ran
 
     def _rekeyd(self, *arguments: str, log: str) -> "subprocess.Popen[str]":
         return self.processes.start(*_PROGRAM, *arguments, log=self.stage.logs / log)

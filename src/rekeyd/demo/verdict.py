@@ -92,7 +92,7 @@ def of_the_live(story: Story) -> tuple[Check, ...]:
     """What is asked while the daemon still runs."""
     sight = story.watch.look()
     return (
-        _users(story, sight),
+        users(story),
         _calls(story),
         _orphan(story, sight),
         _asked("adoption by hand", story.asked),
@@ -141,7 +141,8 @@ def refused(sight: Sight) -> Iterator[Refused]:
 # -- one check each
 
 
-def _users(story: Story, sight: Sight) -> Check:
+def users(story: Story) -> Check:
+    sight = story.watch.latest
     wrong = {actor.name: why for actor in CAST if (why := story.wrong_with(actor, sight)) is not None}
     said = "; ".join(f"{name}: {why}" for name, why in wrong.items())
     return Check(name="every user ends as it must", wrong=said or None, detail=f"{len(CAST)} users")
@@ -227,10 +228,12 @@ def _dead_key(sight: Sight) -> Check:
 
 
 def _audit_trail(ran: Ran) -> Check:
-    wrong = None if ran.code == 0 else f"rekeyd history --verify ended with {ran.code}"
-    count = len(ran.document.get("events", []))
+    verified = ran.document.get("verified", {})
+    whole = ran.code == 0 and verified.get("whole") is True
     return Check(
-        name="the audit trail is whole", wrong=wrong, detail=f"{count} events, their chain and its head in Vault"
+        name="the audit trail is whole",
+        wrong=None if whole else f"rekeyd history --verify ended with {ran.code}",
+        detail=f"{verified.get('chain')}; {verified.get('mark')}",
     )
 
 
