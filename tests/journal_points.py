@@ -16,6 +16,8 @@ READS = frozenset(
         "account_statuses",
         "alarms",
         "brakes",
+        "channel_states",
+        "has_mail",
         "clock_event_since_mark",
         "contains",
         "head",

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rekeyd.adapters.aws_accounts import AwsCloud
 from rekeyd.adapters.aws_session import AccountSettings, AwsSettings, OrganizationSettings
+from rekeyd.adapters.channels import ChannelSettings, channels_of
 from rekeyd.adapters.clock import SystemClock
+from rekeyd.adapters.heartbeat import Heartbeat
 from rekeyd.adapters.journal import SqlJournal, open_journal
 from rekeyd.adapters.vault_kv import KvVault
 from rekeyd.adapters.vault_settings import (
@@ -31,6 +33,7 @@ from rekeyd.errors import ConfigError, StateError
 from rekeyd.fleet.alarms import AlarmKeeper, LogNotifier
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.mark import MarkKeeper
+from rekeyd.fleet.outbox import Postman, names_of
 from rekeyd.fleet.passes import Fleet
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.reconcile.execute import Executor
@@ -53,6 +56,13 @@ class App:
     journal: SqlJournal
     rules: Rules
     fleet: Fleet
+    postman: Postman
+    heartbeat: Heartbeat
+
+    def tell(self) -> None:
+        """Bring to people what is to be brought, and see how the channels do. Raises JournalError."""
+        self.postman.deliver()
+        self.heartbeat.send()
 
     def refuse_root(self) -> None:
         """P8: StateError when rekeyd's own credentials are an AWS root user's."""
@@ -78,6 +88,7 @@ def opened(config: Config, *, actor: str, clock: SystemClock | None = None, hear
                 yield app
         else:
             yield app
+        app.postman.close()
     finally:
         vault.close()
         journal.close()
@@ -141,6 +152,16 @@ def assembled(config: Config, *, clock: SystemClock, journal: SqlJournal, vault:
         before_open=gates.before_open,
     )
     reconciler = Reconciler(observer=Observer(vault=vault, clock=clock, rules=rules), executor=executor)
+    # The addresses are read from files; a journal that is only read has nothing to tell anybody.
+    channels = () if journal.read_only else channels_of(channel_settings(config), cloud.sessions)
+    postman = Postman(
+        journal=journal,
+        clock=clock,
+        channels=channels,
+        instance=config.journal.instance,
+        names=lambda: {each.account_id: each.alias for each in journal.account_statuses() if each.alias},
+    )
+    heartbeat = Heartbeat(_path(config.alarms.heartbeat_url_file))
     fleet = Fleet(
         cloud=cloud,
         journal=journal,
@@ -151,12 +172,28 @@ def assembled(config: Config, *, clock: SystemClock, journal: SqlJournal, vault:
         gates=gates,
         mark=mark,
         alarms=AlarmKeeper(
-            journal=journal, clock=clock, repeat_every=settings.alarm_repeat_every, notify=LogNotifier()
+            journal=journal,
+            clock=clock,
+            repeat_every=settings.alarm_repeat_every,
+            notify=LogNotifier(),
+            channels=names_of(channels),
+            unwritten=postman.send_unwritten,
         ),
+        passed_well=heartbeat.wish,
         actor=actor,
         stop=clock.stopping,
     )
-    return App(config=config, clock=clock, cloud=cloud, vault=vault, journal=journal, rules=rules, fleet=fleet)
+    return App(
+        config=config,
+        clock=clock,
+        cloud=cloud,
+        vault=vault,
+        journal=journal,
+        rules=rules,
+        fleet=fleet,
+        postman=postman,
+        heartbeat=heartbeat,
+    )
 
 
 def rules_of(config: Config, partition: Callable[[], str], alias_of: AliasOf) -> Rules:
@@ -205,6 +242,16 @@ def fleet_settings(config: Config) -> FleetSettings:
         drift_every=config.scan.drift_every,
         alarm_repeat_every=config.alarms.repeat_every,
         unused_after=min(unused) if unused else FleetSettings().unused_after,
+    )
+
+
+def channel_settings(config: Config) -> ChannelSettings:
+    alarms = config.alarms
+    return ChannelSettings(
+        urls_file=_path(alarms.urls_file),
+        sns_topic_arn=alarms.sns_topic_arn,
+        webhook_url_file=_path(alarms.webhook_url_file),
+        webhook_secret_file=_path(alarms.webhook_secret_file),
     )
 
 

@@ -34,6 +34,7 @@ from rekeyd.core.model import (
     VaultHistory,
     VaultSeen,
 )
+from rekeyd.core.notice import AlarmState, Notice, state_of
 from rekeyd.core.posture import AccountSummary as AccountSummary
 from rekeyd.core.posture import CredentialReport as CredentialReport
 from rekeyd.core.posture import ReportKey as ReportKey
@@ -513,6 +514,80 @@ class Journal(Protocol):
 
     # the chain and the mark
     def head(self) -> Head: ...
+    repeats: int = 0
+    """How often it was announced again since it was raised."""
+    acknowledged_until: datetime | None = None
+    """A person knows of it: until then it is not repeated. It stays open, and as severe as it is."""
+    acknowledged_by: str | None = None
+    acknowledged_because: str | None = None
+
+    def state(self, now: datetime) -> AlarmState:
+        return state_of(
+            resolved_at=self.resolved_at,
+            acknowledged_until=self.acknowledged_until,
+            repeats=self.repeats,
+            now=now,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """One thing to say about one alarm, with the alarm as it was then."""
+
+    kind: Notice
+    alarm: Alarm
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What one channel is told in one message. Its id and content stay the same until the channel has taken it."""
+
+    id: str
+    channel: str
+    announcements: tuple[Announcement, ...]
+    """Oldest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelState:
+    """How a channel does; only of channels that were ever used."""
+
+    name: str
+    waiting: int
+    """Announcements that it has not taken yet."""
+    failures: int
+    """In a row."""
+    failing_since: datetime | None
+    retry_at: datetime | None
+    error: str
+    """A message of ours; empty: none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Announcements in words. No secret is in it."""
+
+    id: str
+    """The same when it is sent again: a receiver can tell."""
+    at: datetime
+    severity: str
+    """Of the worst that goes on: critical, high, medium; `resolved` when everything in it is over."""
+    title: str
+    text: str
+    document: Mapping[str, object]
+    """The same for programs."""
+
+
+class Channel(Protocol):
+    """A way to people."""
+
+    @property
+    def name(self) -> str:
+        """The same over restarts; shown to people, so no secret is in it."""
+
+    def send(self, message: Message) -> None:
+        """Error: it was not taken, or that is not known; it will be sent again with the same id."""
 
     def contains(self, seq: int, event_hash: str) -> bool: ...
 
@@ -612,4 +687,33 @@ class Journal(Protocol):
     # alarms
     def alarms(self, *, open_only: bool = True) -> tuple[Alarm, ...]: ...
 
-    def save_alarm(self, alarm: Alarm) -> None: ...
+    def save_alarm(self, alarm: Alarm) -> None:
+        """All but the acknowledgement, which a worsening or a new life of the alarm voids."""
+
+    def announce(self, announcements: Sequence[Announcement], channels: Sequence[str], *, at: datetime) -> None:
+        """Save the alarms, and put the announcements into the outbox of each channel, in one transaction."""
+
+    def acknowledge(
+        self, fingerprint: str, *, until: datetime, by: str, because: str, channels: Sequence[str], at: datetime
+    ) -> Alarm | None:
+        """Audited, and announced on these channels. None: no such alarm is open."""
+
+    # outbox
+    def has_mail(self, channel: str, *, at: datetime, ready_before: datetime) -> bool:
+        """Whether `take_batch` would give something now. Only reads."""
+
+    def take_batch(self, channel: str, *, at: datetime, ready_before: datetime) -> Batch | None:
+        """What this channel is to be told now, begun by this holder; None: nothing, not yet, or another one is at it.
+
+        A batch that was not taken comes again as it was. A new one has everything announced before `ready_before`.
+        """
+
+    def batch_sent(self, batch: Batch, *, at: datetime) -> None:
+        """The channel took it: audited, and gone from the outbox."""
+
+    def batch_failed(self, batch: Batch, *, error: str, retry_at: datetime, at: datetime) -> None: ...
+
+    def channel_states(self) -> tuple[ChannelState, ...]: ...
+
+    def drop_channels(self, keep: Sequence[str], *, at: datetime) -> int:
+        """Forget channels that are not configured any more; returns how many announcements went with them."""

@@ -195,14 +195,15 @@ def test_the_worst_and_oldest_alarm_comes_first(keeper: AlarmKeeper, clock: Virt
 def test_a_scope_ends_only_its_own_alarms(keeper: AlarmKeeper, channel: Channel) -> None:
     keeper.update(POSTURE, [ROOT_KEY])
     keeper.update(PASS, [stray()])
-    keeper.update(FLEET, [VAULT])
+    keeper.update(Scope.vault(), [VAULT])
+    keeper.update(FLEET, [])
     channel.take()
     for scope in (Scope.posture(OTHER), Scope.account_pass(OTHER)):
         keeper.update(scope, [])
     assert channel.take() == []
     keeper.update(PASS, [])
     assert channel.take() == [("resolved", "stray_key")]
-    keeper.update(FLEET, [])
+    keeper.update(Scope.vault(), [])
     assert channel.take() == [("resolved", "vault_unreachable")]
     assert [alarm.reason for alarm in keeper.open_alarms()] == ["root_access_key"]
 
@@ -211,7 +212,7 @@ def test_every_finding_belongs_to_exactly_one_scope() -> None:
     of_account = [found(reason, account_id=ACCOUNT) for reason in FindingReason] + [stray()]
     of_fleet = [found(reason) for reason in FindingReason]
     for finding in of_account + of_fleet:
-        assert [scope.covers(finding) for scope in (POSTURE, PASS, FLEET)].count(True) == 1
+        assert [scope.covers(finding) for scope in (POSTURE, PASS, FLEET, Scope.vault(), Scope.channels())].count(True) == 1
     assert {f.reason for f in of_account if POSTURE.covers(f)} == POSTURE_REASONS
 
 

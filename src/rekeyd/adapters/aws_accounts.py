@@ -34,6 +34,11 @@ class AwsCloud:
         return self._sts
 
     @property
+    def sessions(self) -> AwsSessions:
+        """For what is no account's: topics, the organization's root users."""
+        return self._sessions
+
+    @property
     def partition(self) -> str:
         """`aws`, `aws-cn`, …"""
         return self._sessions.partition

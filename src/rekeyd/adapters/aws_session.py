@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudtrail import CloudTrailClient
     from mypy_boto3_iam import IAMClient
     from mypy_boto3_organizations import OrganizationsClient
+    from mypy_boto3_sns import SNSClient
     from mypy_boto3_sts import STSClient
 
 # Role chaining caps a session at one hour, and a daemon on an instance role chains. Less than 20 minutes would lie
@@ -155,6 +156,11 @@ class AwsSessions:
 
     def organizations(self) -> "OrganizationsClient":
         client: OrganizationsClient = self._client(None, "organizations", "organizations", _READ)
+        return client
+
+    def sns(self, region: str) -> "SNSClient":
+        """With rekeyd's own credentials, sending once: the outbox repeats."""
+        client: SNSClient = self._client(None, f"sns-{region}", "sns", _CHANGE, region=region)
         return client
 
     def probe(self, region: str, prepare: Callable[["STSClient"], None]) -> "STSClient":

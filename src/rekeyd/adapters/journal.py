@@ -54,6 +54,10 @@ class SqlJournal(ChainPart, PeoplePart, AlarmPart, LeasePart):
 
     @property
     def schema_revision(self) -> str:
+    @property
+    def read_only(self) -> bool:
+        return self._store.read_only
+
         with self._store.read() as conn:
             return revision_of(conn) or ""
 

@@ -1,16 +1,22 @@
 """Alarms and the brake: what must survive a restart to be told once, again, and at its end."""
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
 from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import JournalPart, Recorded, append_event
+from rekeyd.adapters.journal_outbox import put_into_outbox
 from rekeyd.core.model import AccountId, UserId
-from rekeyd.ports import Alarm, Brake
+from rekeyd.core.notice import Notice
+from rekeyd.core.reasons import Severity
+from rekeyd.ports import Alarm, Announcement, Brake
 
 _FLEET = "fleet"
+_ACKNOWLEDGEMENT = ("acknowledged_until", "acknowledged_by", "acknowledged_because")
 
 
 class AlarmPart(JournalPart):
@@ -21,28 +27,52 @@ class AlarmPart(JournalPart):
         if open_only:
             wanted = wanted.where(t.alarm.c.resolved_at.is_(None))
         with self._store.read() as conn:
-            rows = [dict(row) for row in conn.execute(wanted).mappings()]
-        return tuple(Alarm(**{**row, "cis": tuple(json.loads(row["cis"]))}) for row in rows)
+            rows = conn.execute(wanted).mappings().all()
+        return tuple(_alarm(row) for row in rows)
 
     def save_alarm(self, alarm: Alarm) -> None:
         """Its beginning and its end are audited; its repetitions are not."""
         with self._store.write() as conn:
-            before = conn.execute(sa.select(t.alarm).where(t.alarm.c.fingerprint == alarm.fingerprint)).first()
-            was_open = before is not None and before.resolved_at is None
-            is_open = alarm.resolved_at is None
-            values = {c.name: getattr(alarm, c.name) for c in t.alarm.c if c.name not in ("fingerprint", "cis")}
-            t.put(conn, t.alarm, {"fingerprint": alarm.fingerprint}, {**values, "cis": t.canonical(list(alarm.cis))})
-            if was_open == is_open:
-                return
+            _save(conn, alarm)
+
+    def announce(self, announcements: Sequence[Announcement], channels: Sequence[str], *, at: datetime) -> None:  # noqa: ARG002
+        """The announcements carry their own times; `at` is when they are put down."""
+        with self._store.write() as conn:
+            for told in announcements:
+                _save(conn, told.alarm)
+            put_into_outbox(conn, announcements, channels)
+
+    def acknowledge(
+        self, fingerprint: str, *, until: datetime, by: str, because: str, channels: Sequence[str], at: datetime
+    ) -> Alarm | None:
+        c = t.alarm.c
+        with self._store.write() as conn:
+            known = conn.execute(
+                sa.update(t.alarm)
+                .where(c.fingerprint == fingerprint, c.resolved_at.is_(None))
+                .values(acknowledged_until=until, acknowledged_by=by, acknowledged_because=because[: t.MAX_TEXT])
+            ).rowcount
+            if not known:
+                return None
+            row = conn.execute(sa.select(t.alarm).where(c.fingerprint == fingerprint)).mappings().one()
+            alarm = _alarm(row)
             append_event(
                 conn,
-                Recorded.ALARM_RAISED if is_open else Recorded.ALARM_RESOLVED,
-                at=alarm.first_seen_at if alarm.resolved_at is None else alarm.resolved_at,
-                actor="daemon",
+                Recorded.ALARM_ACKNOWLEDGED,
+                at=at,
+                actor=by,
                 account_id=alarm.account_id,
                 user_name=alarm.principal,
-                detail={"severity": alarm.severity, "reason": alarm.reason, "fingerprint": alarm.fingerprint},
+                detail={
+                    "severity": alarm.severity,
+                    "reason": alarm.reason,
+                    "fingerprint": fingerprint,
+                    "until": t.time_text(until),
+                    "because": because,
+                },
             )
+            put_into_outbox(conn, [Announcement(kind=Notice.ACKNOWLEDGED, alarm=alarm, at=at)], channels)
+            return alarm
 
     def brakes(self) -> tuple[Brake, ...]:
         with self._store.read() as conn:
@@ -101,3 +131,35 @@ class AlarmPart(JournalPart):
             return conn.execute(
                 sa.select(sa.func.count()).select_from(t.issue_failure).where(c.account_id == account_id)
             ).scalar_one()
+
+
+def _alarm(row: Mapping[Any, Any]) -> Alarm:
+    return Alarm(**{**row, "cis": tuple(json.loads(row["cis"]))})
+
+
+def _save(conn: sa.Connection, alarm: Alarm) -> None:
+    before = conn.execute(sa.select(t.alarm).where(t.alarm.c.fingerprint == alarm.fingerprint)).first()
+    was_open = before is not None and before.resolved_at is None
+    is_open = alarm.resolved_at is None
+    kept = ("fingerprint", "cis", *_ACKNOWLEDGEMENT)
+    values = {c.name: getattr(alarm, c.name) for c in t.alarm.c if c.name not in kept}
+    worse = before is not None and _RANKS[alarm.severity] > _RANKS[before.severity]
+    if worse or not was_open:
+        # Somebody acknowledged another alarm than this. In all other cases a person may have spoken since it was read.
+        values |= dict.fromkeys(_ACKNOWLEDGEMENT)
+    t.put(conn, t.alarm, {"fingerprint": alarm.fingerprint}, {**values, "cis": t.canonical(list(alarm.cis))})
+    if was_open == is_open:
+        return
+    append_event(
+        conn,
+        Recorded.ALARM_RAISED if is_open else Recorded.ALARM_RESOLVED,
+        at=alarm.first_seen_at if alarm.resolved_at is None else alarm.resolved_at,
+        actor="daemon",
+        account_id=alarm.account_id,
+        user_name=alarm.principal,
+        detail={"severity": alarm.severity, "reason": alarm.reason, "fingerprint": alarm.fingerprint},
+    )
+
+
+_RANKS = {severity.value: -rank for rank, severity in enumerate(Severity)}
+"""Worse is more."""

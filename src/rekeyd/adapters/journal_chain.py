@@ -70,6 +70,11 @@ class Recorded(StrEnum):
 
 
 def meta_value(conn: sa.Connection, name: str) -> str | None:
+    ALARM_ACKNOWLEDGED = "alarm.acknowledged"
+    NOTIFICATION_SENT = "notification.sent"
+    NOTIFICATION_DROPPED = "notification.dropped"
+    EXPOSURE_TOLD = "exposure.told"
+    EXPOSURE_ENDED = "exposure.ended"
     value: str | None = conn.execute(_META, {"name": name}).scalar()
     return value
 

@@ -336,9 +336,54 @@ brake = sa.Table(
     _text("detail"),
 )
 
+    sa.Column("repeats", sa.Integer, nullable=False, server_default=sa.text("0")),
+    _time("acknowledged_until"),
+    _text("acknowledged_by", null=True),
+    _text("acknowledged_because", null=True),
 issue_failure = sa.Table(
     "issue_failure", metadata, _text("account_id", primary_key=True), _text("user_id", primary_key=True)
 )
+# One row a channel that was ever used. `busy` is whoever sends to it now; its end frees the channel.
+channel = sa.Table(
+    "channel",
+    metadata,
+    _text("name", primary_key=True),
+    sa.Column("busy", sa.Text, sa.ForeignKey("replica.holder", ondelete="SET NULL"), nullable=True, index=True),
+    _text("batch", null=True),
+    _int("failures"),
+    _time("failing_since"),
+    _time("retry_at"),
+    _text("error"),
+)
+
+# What a channel has not taken yet; `batch` is set when it is sent for the first time.
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    _text("channel"),
+    _text("kind"),
+    _time("at", null=False),
+    _text("alarm"),
+    _text("batch", null=True),
+    sa.Index("ix_outbox_channel", "channel", "id"),
+    sqlite_autoincrement=True,
+)
+
+# Access keys that a person said are in wrong hands.
+exposed_key = sa.Table(
+    "exposed_key",
+    metadata,
+    _text("key_id", primary_key=True),
+    _text("account_id"),
+    _text("user_name"),
+    _text("told_by"),
+    _time("told_at", null=False),
+    _text("because"),
+    _time("over_at"),
+    sa.Index("ix_exposed_key_account", "account_id"),
+)
+
 
 event = sa.Table(
     "event",

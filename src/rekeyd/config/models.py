@@ -289,6 +289,10 @@ class AlarmSettings(Settings):
     """A file with Apprise URLs, one a line. They hold secrets."""
     sns_topic_arn: TopicArn | None = None
     """An SNS topic that gets every alarm."""
+    webhook_url_file: FilePath | None = None
+    """A file with the address of a webhook that gets every alarm as signed JSON."""
+    webhook_secret_file: FilePath | None = None
+    """A file with the secret that the webhook's messages are signed with (HMAC-SHA256)."""
     heartbeat_url_file: FilePath | None = None
     """A file with a URL that is fetched after each pass that ended well: a dead-man's switch."""
 

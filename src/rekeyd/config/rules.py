@@ -232,6 +232,18 @@ _NO_FIELD_NAME = "cannot be the name of a field"
 _FIELD_NAME_HINT = "use letters, digits, dot, dash and underscore, which every consumer accepts"
 
 
+def _webhook(config: Config) -> Iterator[Disagreement]:
+    alarms = config.alarms
+    if (alarms.webhook_url_file is None) != (alarms.webhook_secret_file is None):
+        given = "webhook_url_file" if alarms.webhook_secret_file is None else "webhook_secret_file"
+        yield Disagreement(
+            at=("alarms", given),
+            message="needs webhook_url_file and webhook_secret_file together",
+            hint="an unsigned message could be anybody's",
+            others=(("alarms", "webhook_url_file"), ("alarms", "webhook_secret_file")),
+        )
+
+
 def _policy_names(config: Config) -> Iterator[Disagreement]:
     names = [policy.name for policy in config.policies]
     for index, name in enumerate(names):
@@ -348,6 +360,7 @@ _RULES: tuple[Rule, ...] = (
     _userinfo,
     _vault_auth,
     _vault_places,
+    _webhook,
     _policy_names,
     _matches,
     _policy_times,

@@ -140,6 +140,11 @@ class Event(StrEnum):
     NOTIFICATION_FAILED = "notification.failed", Level.ERROR, "A channel did not take an alarm; it stays in the outbox."
     BRAKE_ENGAGED = (
         "brake.engaged",
+    ALARM_ACKNOWLEDGED = (
+        "alarm.acknowledged",
+        Level.WARNING,
+        "A person knows of an alarm: it is not repeated for a while, and stays open.",
+    )
         Level.CRITICAL,
         "Too many failures: no rotation is opened until the brake is released.",
     )

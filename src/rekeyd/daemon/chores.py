@@ -19,6 +19,10 @@ from rekeyd.logs import get_logger
 log = get_logger()
 
 _MARK_EVERY = timedelta(hours=1)
+_OUTBOX_EVERY = timedelta(seconds=1)
+_CHANNELS_EVERY = timedelta(seconds=10)
+# The token is looked at again every few seconds while it is bad; a Vault that changes its leader is no news.
+_LOOKS_BEFORE_ALARM = 3
 _ALARMS_EVERY = timedelta(minutes=1)
 _TOKEN_SOONEST, _TOKEN_AGAIN = timedelta(seconds=1), timedelta(seconds=5)
 # A token that was revoked must not look good for as long as it would have lived.
@@ -48,6 +52,7 @@ class Chores:
         self._token_problem: str | None = _NO_LOOK_YET
         self._token_known = False
         self._token_ends_at: datetime | None = None
+        self._vault_failures = 0
         self._poll_began: float | None = None
 
     @property
@@ -81,6 +86,8 @@ class Chores:
         self._schedule.every("alarms", min(_ALARMS_EVERY, config.alarms.repeat_every), self.repeat_alarms)
         self._schedule.every("mark", _MARK_EVERY, self.refresh_mark, first_in=_MARK_EVERY)
         self._schedule.every("requests", POLL_EVERY, self.poll)
+        self._schedule.every("outbox", _OUTBOX_EVERY, self.tell)
+        self._schedule.every("channels", _CHANNELS_EVERY, self.look_at_channels)
 
     def poll(self) -> None:
         self._poll_began = self._clock.monotonic()
@@ -123,6 +130,9 @@ class Chores:
                 next_at = min(app.vault.maintain(), latest)
                 problem = app.vault.token_problem
                 ends_at = app.vault.token_ends_at() if problem is None else None
+                self._vault_failures = 0 if problem is None else self._vault_failures + 1
+                if problem is None or self._vault_failures >= _LOOKS_BEFORE_ALARM:
+                    app.fleet.vault_looked_at(problem)
             self._note_token(problem, ends_at)
         finally:
             self._schedule.once("vault-token", max(next_at, self._clock.now() + _TOKEN_SOONEST), self.keep_token)
@@ -142,11 +152,22 @@ class Chores:
         """Whatever is open is repeated when its time has come, even if nobody can look at the account any more."""
         with self._parts.in_use() as app:
             accounts = {alarm.account_id for alarm in app.journal.alarms()}
-            app.fleet.alarms.hold(Scope.fleet())
+            for scope in (Scope.fleet(), Scope.vault(), Scope.channels()):
+                app.fleet.alarms.hold(scope)
             for account_id in accounts:
                 if account_id is not None:
                     app.fleet.alarms.hold(Scope.posture(account_id))
                     app.fleet.alarms.hold(Scope.account_pass(account_id))
+
+    def tell(self) -> None:
+        with self._parts.in_use() as app:
+            app.tell()
+
+    def look_at_channels(self) -> None:
+        """A channel that takes nothing is an alarm on the others. What was for channels that are gone is dropped."""
+        with self._parts.in_use() as app:
+            app.journal.drop_channels([channel.name for channel in app.postman.channels], at=self._clock.now())
+            app.fleet.channels_looked_at(app.postman.findings())
 
     def refresh_mark(self) -> None:
         with self._parts.in_use() as app:

@@ -2,7 +2,9 @@
 
 * An alarm is announced when it is raised, when its severity rises, again every `repeat_every` while it is open, and at
   its end. Its state is in the journal: a restart neither forgets nor repeats one.
+* A person who acknowledged it is not told again until the acknowledgement ends; the alarm stays open, and as severe.
 * It is written down before it is announced. An announcement that fails stays due and is made at the next update.
+* That it was announced, and what each channel is still to be told, is one transaction: see `fleet.outbox`.
 * It ends only when a look that could have found it did not. A scope that could not be looked at, and a reason that the
   facts could not decide, keep their alarms.
 * Without a journal it is announced all the same, and then the journal's error is raised.
@@ -11,7 +13,7 @@ Findings of low severity are listed, never alarmed.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -20,22 +22,17 @@ from typing import Any, Protocol
 from rekeyd.core.events import Event
 from rekeyd.core.findings import POSTURE_REASONS, Finding, FindingReason
 from rekeyd.core.model import AccountId
+from rekeyd.core.notice import AlarmState, Notice
 from rekeyd.core.reasons import Severity
 from rekeyd.errors import JournalError, StoppingError
 from rekeyd.logs import get_logger
-from rekeyd.ports import Alarm, Clock, Journal
+from rekeyd.ports import Alarm, Announcement, Clock, Journal
+
+__all__ = ["AlarmKeeper", "LogNotifier", "Notice", "Notifier", "Scope"]
 
 log = get_logger()
 
 _RANK = {Severity.LOW: 0, Severity.MEDIUM: 1, Severity.HIGH: 2, Severity.CRITICAL: 3}
-
-
-class Notice(StrEnum):
-    """Why an alarm is announced."""
-
-    RAISED = "raised"
-    REPEATED = "repeated"
-    RESOLVED = "resolved"
 
 
 class Notifier(Protocol):
@@ -48,6 +45,8 @@ class _Part(StrEnum):
     POSTURE = "posture"
     PASS = "pass"  # noqa: S105 - a part of an account
     FLEET = "fleet"
+    VAULT = "vault"
+    CHANNELS = "channels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +68,31 @@ class Scope:
 
     @classmethod
     def fleet(cls) -> "Scope":
-        """What belongs to no account."""
+        """What belongs to no account, and to none of the two below."""
         return cls(_Part.FLEET)
+
+    @classmethod
+    def vault(cls) -> "Scope":
+        """Whether Vault can be used."""
+        return cls(_Part.VAULT)
+
+    @classmethod
+    def channels(cls) -> "Scope":
+        """Whether people can be told."""
+        return cls(_Part.CHANNELS)
 
     def covers(self, alarm: Alarm | Finding) -> bool:
         if alarm.account_id is None:
-            part = _Part.FLEET
+            part = _NO_ACCOUNT.get(alarm.reason, _Part.FLEET)
         else:
             part = _Part.POSTURE if alarm.reason in POSTURE_REASONS else _Part.PASS
         return part is self.part and alarm.account_id == self.account_id
+
+
+_NO_ACCOUNT: dict[str, _Part] = {
+    FindingReason.VAULT_UNREACHABLE: _Part.VAULT,
+    FindingReason.CHANNEL_FAILING: _Part.CHANNELS,
+}
 
 
 class LogNotifier:
@@ -88,6 +103,8 @@ class LogNotifier:
         fields = _fields(alarm)
         if kind is Notice.RESOLVED:
             level = log.warning if event is Event.ROOT_KEY_CLEARED else log.info
+        elif kind is Notice.ACKNOWLEDGED:
+            level = log.warning
         else:
             level = _levels()[Severity(alarm.severity)]
         level(event, notice=kind.value, **fields)
@@ -109,6 +126,8 @@ def _event(alarm: Alarm, kind: Notice) -> Event:
             return Event.ROOT_KEY_CLEARED
         case Notice.RESOLVED, _:
             return Event.ALARM_RESOLVED
+        case Notice.ACKNOWLEDGED, _:
+            return Event.ALARM_ACKNOWLEDGED
         case _, FindingReason.ROOT_ACCESS_KEY:
             return Event.ROOT_KEY_PRESENT
         case _, FindingReason.ROOT_UNREADABLE:
@@ -138,14 +157,18 @@ def _fields(alarm: Alarm) -> dict[str, object]:
 class AlarmKeeper:
     """One for the process; any thread may use it.
 
-    `notified_at` is None while the beginning, or for an ended alarm the end, is not announced yet. An outbox with
-    retries for each channel takes the place of `notify` without a change here.
+    `notified_at` is None while the beginning, or for an ended alarm the end, is not announced yet.
     """
 
     journal: Journal
     clock: Clock
     repeat_every: timedelta
     notify: Notifier = field(default_factory=LogNotifier)
+    """Told at once, and again if that fails: the log."""
+    channels: tuple[str, ...] = ()
+    """Told by way of the outbox."""
+    unwritten: Callable[[tuple[Announcement, ...]], None] = lambda _announcements: None
+    """Takes what should have gone into the outbox of a journal that cannot be written."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _open: dict[str, Alarm] = field(default_factory=dict)
     """As last known, for when the journal cannot be read."""
@@ -185,9 +208,8 @@ class AlarmKeeper:
                     self._end(alarm, now)
             ends = [(Notice.RESOLVED, alarm) for alarm in self._ended.values()]
             notices = [*(notice for notice in due if notice is not None), *ends]
-            announced = tuple(
-                (kind, sent) for kind, alarm in notices if (sent := self._announce(alarm, kind, now)) is not None
-            )
+            announced = tuple((kind, alarm) for kind, alarm in notices if self._told(alarm, kind))
+            announced = self._put_down(announced, now)
             if self._failure is not None:
                 raise self._failure
             return announced
@@ -195,6 +217,17 @@ class AlarmKeeper:
     def hold(self, scope: Scope) -> tuple[tuple[Notice, Alarm], ...]:
         """The scope could not be looked at: nothing of it ends, and what is open is repeated."""
         return self.update(scope, (), complete=False)
+
+    def acknowledge(self, fingerprint: str, *, until: datetime, by: str, because: str) -> Alarm | None:
+        """None: no such alarm is open. JournalError: it could not be written down, and so does not count."""
+        with self._lock:
+            now = self.clock.now()
+            alarm = self.journal.acknowledge(
+                fingerprint, until=until, by=by, because=because, channels=self.channels, at=now
+            )
+            if alarm is not None:
+                self._told(alarm, Notice.ACKNOWLEDGED)
+            return alarm
 
     def open_alarms(self) -> tuple[Alarm, ...]:
         """Worst first, then oldest."""
@@ -221,7 +254,7 @@ class AlarmKeeper:
         mark = finding.fingerprint
         before = self._open.get(mark)
         # Grown worse, it counts as not announced yet.
-        announced = before is not None and _RANK[finding.severity] <= _RANK[Severity(before.severity)]
+        known = before if before is not None and _RANK[finding.severity] <= _RANK[Severity(before.severity)] else None
         alarm = Alarm(
             fingerprint=mark,
             severity=finding.severity.value,
@@ -233,7 +266,11 @@ class AlarmKeeper:
             cis=finding.cis,
             first_seen_at=before.first_seen_at if before is not None else now,
             last_seen_at=now,
-            notified_at=before.notified_at if before is not None and announced else None,
+            notified_at=known.notified_at if known is not None else None,
+            repeats=known.repeats if known is not None else 0,
+            acknowledged_until=known.acknowledged_until if known is not None else None,
+            acknowledged_by=known.acknowledged_by if known is not None else None,
+            acknowledged_because=known.acknowledged_because if known is not None else None,
         )
         self._save(alarm)
         return self._due(alarm, now)
@@ -241,6 +278,8 @@ class AlarmKeeper:
     def _due(self, alarm: Alarm, now: datetime) -> tuple[Notice, Alarm] | None:
         if alarm.notified_at is None:
             return Notice.RAISED, alarm
+        if alarm.state(now) is AlarmState.ACKNOWLEDGED:
+            return None
         # A clock that was set back must not silence an alarm until it has caught up.
         if not now - self.repeat_every < alarm.notified_at <= now:
             return Notice.REPEATED, alarm
@@ -250,8 +289,8 @@ class AlarmKeeper:
         """Written down as ended and not announced; told with the others in `_ended`."""
         self._save(replace(alarm, resolved_at=now, notified_at=None))
 
-    def _announce(self, alarm: Alarm, kind: Notice, now: datetime) -> Alarm | None:
-        """The alarm as announced; None: it could not be, and stays due."""
+    def _told(self, alarm: Alarm, kind: Notice) -> bool:
+        """False: it stays due."""
         try:
             self.notify.send(alarm, kind)
         except StoppingError:
@@ -259,12 +298,43 @@ class AlarmKeeper:
         except Exception as error:
             # Whatever it is: a broken channel must not cost the alarms behind this one.
             log.error(Event.NOTIFICATION_FAILED, notice=kind.value, exc_info=error, **_fields(alarm))
-            return None
-        sent = replace(alarm, notified_at=now)
-        self._save(sent)
+            return False
+        return True
+
+    def _put_down(self, announced: Iterable[tuple[Notice, Alarm]], now: datetime) -> tuple[tuple[Notice, Alarm], ...]:
+        """The alarms as announced; all of one update go into one message of each channel."""
+        sent = tuple(
+            (kind, replace(alarm, notified_at=now, repeats=alarm.repeats + (kind is Notice.REPEATED)))
+            for kind, alarm in announced
+        )
+        if not self.channels or not sent:
+            for _, alarm in sent:
+                self._save(alarm)
+            return sent
+        announcements = tuple(Announcement(kind=kind, alarm=alarm, at=now) for kind, alarm in sent)
+        for _, alarm in sent:
+            self._keep(alarm)
+        try:
+            self.journal.announce(announcements, self.channels, at=now)
+        except JournalError as error:
+            self._failed(error)
+            self.unwritten(announcements)
+        else:
+            for _, alarm in sent:
+                del self._unsaved[alarm.fingerprint]
         return sent
 
     def _save(self, alarm: Alarm) -> None:
+        self._keep(alarm)
+        try:
+            self.journal.save_alarm(alarm)
+        except JournalError as error:
+            self._failed(error)
+        else:
+            del self._unsaved[alarm.fingerprint]
+
+    def _keep(self, alarm: Alarm) -> None:
+        """In memory, and marked as not written."""
         mark = alarm.fingerprint
         self._open.pop(mark, None)
         self._ended.pop(mark, None)
@@ -273,12 +343,6 @@ class AlarmKeeper:
         elif alarm.notified_at is None:
             self._ended[mark] = alarm
         self._unsaved[mark] = alarm
-        try:
-            self.journal.save_alarm(alarm)
-        except JournalError as error:
-            self._failed(error)
-        else:
-            del self._unsaved[mark]
 
     def _failed(self, error: JournalError) -> None:
         if self._failure is None:

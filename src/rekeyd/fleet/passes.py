@@ -6,13 +6,23 @@ users whose wait is over, without listing anything. Both hold the account's leas
 
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from rekeyd.core.events import Event
-from rekeyd.core.findings import AccountSeen, Limits, ManagedSeen, check, root_state, undecided
+from rekeyd.core.findings import (
+    AccountSeen,
+    Finding,
+    FindingReason,
+    Limits,
+    ManagedSeen,
+    check,
+    found,
+    root_state,
+    undecided,
+)
 from rekeyd.core.model import AccountId, Place, Principal, Selection, UserId
 from rekeyd.core.policy import Policy, select
 from rekeyd.core.reasons import Reason
@@ -75,6 +85,8 @@ class Fleet:
     stop: threading.Event = field(default_factory=threading.Event)
     _rows: dict[AccountId, dict[str, tuple[object, ...]]] = field(default_factory=dict)
     places: "Places" = field(init=False)
+    passed_well: Callable[[], None] = lambda: None
+    """Called after each pass over an account in which nobody failed."""
     """Learnt by scans; who acts without one (a command) teaches it."""
     _tenures: Tenures = field(default_factory=Tenures)
     _seen: dict[AccountId, AccountSeen] = field(default_factory=dict)
@@ -209,6 +221,8 @@ class Fleet:
 
     def _work(self, account_id: AccountId, lease: AccountJournal) -> AccountWork:
         identity = self.cloud.sts.caller_identity(account_id)
+        if result.ok:
+            self.passed_well()
         return AccountWork(
             account_id=account_id,
             iam=self.cloud.iam(account_id),
@@ -230,6 +244,7 @@ class Fleet:
             stop=self.stop,
             served_again_at=self._served_again_at,
         )
+        self.places.learn_published(self.journal.publications())
 
     def _choose(self, scan: Scan, now: datetime) -> tuple[ToLookAt, bool]:
         before = next((a for a in self.journal.account_statuses() if a.account_id == scan.account_id), None)
@@ -273,9 +288,21 @@ class Fleet:
         for account_id in dict(self._seen):
             self.alarms.hold(Scope.posture(account_id))
             self.alarms.hold(Scope.account_pass(account_id))
-        self.alarms.hold(Scope.fleet())
+        for scope in (Scope.fleet(), Scope.vault(), Scope.channels()):
+            self.alarms.hold(scope)
 
     def _gather(self, iam: Iam) -> AccountSeen:
+    # --- Vault and channels: no account's ---
+
+    def vault_looked_at(self, problem: Error | None) -> None:
+        """Whether Vault could be used just now; that it cannot is an alarm until it can."""
+        findings = [] if problem is None else [found(FindingReason.VAULT_UNREACHABLE, detail=problem.message)]
+        self.alarms.update(Scope.vault(), findings)
+
+    def channels_looked_at(self, findings: Iterable[Finding]) -> None:
+        """Which channels for alarms fail; all the others are told."""
+        self.alarms.update(Scope.channels(), findings)
+
         return gather(
             iam,
             self.clock,
@@ -322,7 +349,11 @@ class Fleet:
         accounts = [status for status in self.journal.account_statuses() if status.account_id == account_id]
         brakes = self.journal.brakes()
         own = [brake for brake in brakes if brake.account_id == account_id]
-        findings = [*principal_findings(self.journal.statuses(account_id)), *account_findings(accounts, own)]
+        findings = [
+            *principal_findings(self.journal.statuses(account_id)),
+            *account_findings(accounts, own),
+            *left_findings(self.mark.vault, self.journal, self.clock, account_id, actor=self.actor),
+        ]
         self.alarms.update(Scope.account_pass(account_id), findings)
         self.alarms.update(Scope.fleet(), account_findings((), [b for b in brakes if b.account_id is None]))
 
@@ -447,10 +478,25 @@ class Places:
             self._owners, self._shared = owners, frozenset(shared)
 
     def collides(self, principal: Principal, place: Place) -> bool:
-        """Whether another managed principal, of any account scanned so far, has the same place."""
+        self._published: dict[str, frozenset[AccountId]] = {}
+
+    def learn_published(self, publications: Mapping[tuple[AccountId, UserId], Place]) -> None:
+        """Where pairs of all accounts stand by the journal: also those of accounts that were not scanned yet."""
+        published: dict[str, frozenset[AccountId]] = {}
+        for (account_id, _), place in publications.items():
+            folded = _folded(place)
+            published[folded] = published.get(folded, frozenset()) | {account_id}
+        with self._lock:
+            self._published = published
+        """Whether another managed principal, of any account scanned so far or with a pair there, has the same place.
+
+        Within an account only the scan counts: a user made anew has the place of the one before.
+        """
         folded = _folded(place)
         return folded in self._shared or self._owners.get(folded, principal.user_id) != principal.user_id
 
 
 def _folded(place: Place) -> str:
     return "\0".join((place.address, place.namespace, place.mount, place.path)).casefold()
+        if self._published.get(folded, frozenset()) - {principal.account_id}:
+            return True

@@ -220,6 +220,9 @@ class EmulatedAws(Seeding, FaultyServer):
                 return self._sts.actions.get(call.action, _unknown_action)
             case "cloudtrail":
                 return self._trail.lookup if call.action == "LookupEvents" else _unknown_action
+            case "sns" | "sqs":
+                # As moto has them.
+                return None
             case "organizations":
                 return self._organizations.actions.get(call.action, _unknown_action)
             case _:

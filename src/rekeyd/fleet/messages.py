@@ -1,0 +1,172 @@
+"""What people read: what happened, where, since when, and what to do. Never a secret: alarms hold none."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from rekeyd.core.model import AccountId
+from rekeyd.core.notice import Notice
+from rekeyd.core.reasons import Severity
+from rekeyd.ports import Alarm, Announcement, Batch, Message
+
+SCHEMA_VERSION = 1
+RESOLVED = "resolved"
+
+_WORST_FIRST = {severity.value: rank for rank, severity in enumerate(Severity)}
+_SHOWN = 20
+"""Of a storm; people read no more, and `rekeyd alarms list` has them all."""
+_DOCUMENTED = 500
+
+
+def message_of(batch: Batch, *, instance: str, names: Mapping[AccountId, str], at: datetime) -> Message:
+    """`names`: aliases of accounts. One message, however many announcements."""
+    told = _sorted(batch.announcements)
+    worst = next((each.alarm.severity for each in told if each.kind is not Notice.RESOLVED), RESOLVED)
+    return Message(
+        id=batch.id,
+        at=at,
+        severity=worst,
+        title=_title(told, instance, names),
+        text=_text(told, names),
+        document={
+            "schema_version": SCHEMA_VERSION,
+            "id": batch.id,
+            "instance": instance,
+            "at": _time(at),
+            "severity": worst,
+            "announcements": len(told),
+            "alarms": [_entry(each, names) for each in told[:_DOCUMENTED]],
+        },
+    )
+
+
+def trial_message(*, message_id: str, instance: str, at: datetime) -> Message:
+    """To see whether a channel works."""
+    text = "This is a test. If you can read it, the alarms of rekeyd come through here."
+    return Message(
+        id=message_id,
+        at=at,
+        severity=RESOLVED,
+        title=f"rekeyd {instance}: test of this channel",
+        text=text,
+        document={
+            "schema_version": SCHEMA_VERSION,
+            "id": message_id,
+            "instance": instance,
+            "at": _time(at),
+            "severity": RESOLVED,
+            "announcements": 0,
+            "alarms": [],
+            "text": text,
+        },
+    )
+
+
+def _sorted(announcements: Iterable[Announcement]) -> tuple[Announcement, ...]:
+    """Worst first, what is over last; what is about one alarm stays together, in its order.
+
+    Of many repetitions of an alarm that a channel missed the last one says it all.
+    """
+    told = tuple(announcements)
+    last = {each.alarm.fingerprint: each for each in told}
+    repeated = {each.alarm.fingerprint: each for each in told if each.kind is Notice.REPEATED}
+    kept = (each for each in told if each.kind is not Notice.REPEATED or each is repeated[each.alarm.fingerprint])
+
+    def rank(each: Announcement) -> tuple[bool, int, datetime, str]:
+        end = last[each.alarm.fingerprint]
+        return (
+            end.kind is Notice.RESOLVED,
+            _WORST_FIRST[end.alarm.severity],
+            each.alarm.first_seen_at,
+            end.alarm.fingerprint,
+        )
+
+    return tuple(sorted(kept, key=rank))
+
+
+def _title(told: Sequence[Announcement], instance: str, names: Mapping[AccountId, str]) -> str:
+    first = told[0]
+    if len(told) == 1:
+        return f"rekeyd {instance}: {_label(first)}: {_what(first.alarm)}{_where(first.alarm, names)}"
+    counted = Counter(_label(each) for each in told)
+    summed = ", ".join(f"{count} {label}" for label, count in counted.items())
+    return f"rekeyd {instance}: {summed}; first: {_what(first.alarm)}{_where(first.alarm, names)}"
+
+
+def _label(told: Announcement) -> str:
+    if told.kind is Notice.RESOLVED:
+        return "over"
+    suffix = {Notice.REPEATED: " (still)", Notice.ACKNOWLEDGED: " (acknowledged)"}.get(told.kind, "")
+    return f"{told.alarm.severity.upper()}{suffix}"
+
+
+def _what(alarm: Alarm) -> str:
+    """The sentence of the reason, without its details."""
+    return alarm.message.partition(": ")[0]
+
+
+def _where(alarm: Alarm, names: Mapping[AccountId, str]) -> str:
+    if alarm.account_id is None:
+        return "" if alarm.principal is None else f" ({alarm.principal})"
+    user = "" if alarm.principal is None else f", user {alarm.principal}"
+    return f" (account {_account(alarm.account_id, names)}{user})"
+
+
+def _account(account_id: AccountId, names: Mapping[AccountId, str]) -> str:
+    name = names.get(account_id)
+    return f"{account_id} {name}" if name else str(account_id)
+
+
+def _text(told: Sequence[Announcement], names: Mapping[AccountId, str]) -> str:
+    parts = [_paragraph(each, names) for each in told[:_SHOWN]]
+    if len(told) > _SHOWN:
+        parts.append(f"and {len(told) - _SHOWN} more. All of them: rekeyd alarms list")
+    return "\n\n".join(parts)
+
+
+def _paragraph(told: Announcement, names: Mapping[AccountId, str]) -> str:
+    alarm = told.alarm
+    lines = [f"{_label(told)}: {alarm.message}"]
+    if alarm.account_id is not None:
+        lines.append(f"Where: account {_account(alarm.account_id, names)}")
+    if alarm.principal is not None:
+        lines.append(f"Who: {alarm.principal}")
+    lines.append(f"Since: {_time(alarm.first_seen_at)}")
+    match told.kind:
+        case Notice.RESOLVED:
+            lines.append(f"Over at: {_time(alarm.resolved_at)}")
+        case Notice.ACKNOWLEDGED:
+            lines.append(f"Acknowledged by {alarm.acknowledged_by} until {_time(alarm.acknowledged_until)}")
+            lines.append(f"Because: {alarm.acknowledged_because}")
+            lines.append("It is still open")
+        case _:
+            lines.append(f"What to do: {alarm.remedy}")
+    if alarm.cis:
+        lines.append(f"Clauses: {', '.join(alarm.cis)}")
+    lines.append(f"Alarm: {alarm.fingerprint}")
+    return "\n".join(lines)
+
+
+def _entry(told: Announcement, names: Mapping[AccountId, str]) -> dict[str, object]:
+    alarm = told.alarm
+    return {
+        "notice": told.kind.value,
+        "announced_at": _time(told.at),
+        "alarm_id": alarm.fingerprint,
+        "severity": alarm.severity,
+        "reason": alarm.reason,
+        "account_id": alarm.account_id,
+        "account_name": names.get(alarm.account_id) if alarm.account_id is not None else None,
+        "principal": alarm.principal,
+        "message": alarm.message,
+        "remedy": alarm.remedy,
+        "cis": list(alarm.cis),
+        "first_seen_at": _time(alarm.first_seen_at),
+        "resolved_at": _time(alarm.resolved_at),
+        "acknowledged_until": _time(alarm.acknowledged_until),
+        "acknowledged_by": alarm.acknowledged_by,
+    }
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

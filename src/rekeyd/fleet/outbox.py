@@ -1,0 +1,186 @@
+"""Bringing announcements to people: each channel is told everything, in order, until it has taken it.
+
+* What a channel is to be told stands in the journal, so a restart loses nothing, and says nothing twice: a message that
+  was on its way when the process died is sent again with the same id.
+* Channels do not wait for each other: each has a thread while it sends.
+* Everything announced since the last message goes into one message, so that a storm is one message.
+* A channel that fails is tried again after 10 s, 20 s, … up to five minutes, for ever. Three failures in a row are
+  an alarm on the others.
+* Nothing of this changes anything that is managed: an error here ends here.
+"""
+
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from rekeyd.core.events import Event
+from rekeyd.core.findings import Finding, FindingReason, found
+from rekeyd.core.model import AccountId
+from rekeyd.errors import Error, JournalError, RefusedError
+from rekeyd.fleet.messages import message_of, trial_message
+from rekeyd.logs import get_logger
+from rekeyd.ports import Announcement, Batch, Channel, ChannelState, Clock, Journal
+
+log = get_logger()
+
+GATHER = timedelta(seconds=1)
+"""So long the first announcement waits for those of the same pass."""
+FIRST_RETRY = timedelta(seconds=10)
+LAST_RETRY = timedelta(minutes=5)
+FAILURES_BEFORE_ALARM = 3
+_CLOSE_LIMIT = timedelta(seconds=15)
+
+
+@dataclass(slots=True, kw_only=True)
+class Postman:
+    """One for the process. `deliver` may be called by any thread, as often as somebody likes."""
+
+    journal: Journal
+    clock: Clock
+    channels: tuple[Channel, ...] = ()
+    instance: str = "default"
+    names: Callable[[], Mapping[AccountId, str]] = dict
+    """Aliases of accounts."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _threads: dict[str, threading.Thread] = field(default_factory=dict)
+    _untold: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """Outcomes that the journal did not take yet: until it has, the channel is told nothing else."""
+    _closed: bool = False
+
+    def deliver(self, *, wait: bool = False) -> None:
+        """Tell each channel what it is to be told now, each in a thread of its own; `wait` for them to end."""
+        for channel in self.channels:
+            with self._lock:
+                running = self._threads.get(channel.name)
+                if self._closed or (running is not None and running.is_alive()):
+                    continue
+                if not self._has_work(channel):
+                    continue
+                thread = threading.Thread(
+                    target=self._run, args=(channel,), name=f"rekeyd-channel-{channel.name}", daemon=True
+                )
+                self._threads[channel.name] = thread
+                thread.start()
+        if wait:
+            for thread in tuple(self._threads.values()):
+                thread.join()
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Channels that people must hear of on the others. Raises JournalError."""
+        return tuple(
+            found(
+                FindingReason.CHANNEL_FAILING,
+                principal=state.name,
+                detail=f"{state.name}, {state.failures} failures in a row, the last: {state.error}",
+            )
+            for state in self.states()
+            if state.failures >= FAILURES_BEFORE_ALARM
+        )
+
+    def states(self) -> tuple[ChannelState, ...]:
+        """Of the configured channels that were ever used."""
+        mine = {channel.name for channel in self.channels}
+        return tuple(state for state in self.journal.channel_states() if state.name in mine)
+
+    def send_unwritten(self, announcements: tuple[Announcement, ...]) -> None:
+        """The journal cannot be written: each channel is told at once, and only once, whether or not it takes it."""
+        for channel in self.channels:
+            batch = Batch(id=secrets.token_hex(8), channel=channel.name, announcements=announcements)
+            threading.Thread(
+                target=self._send, args=(channel, batch), name=f"rekeyd-channel-{channel.name}-direct", daemon=True
+            ).start()
+
+    def test(self) -> dict[str, Error | None]:
+        """Send a test message through every channel, past the outbox; by name, why it was not taken."""
+        return {channel.name: self._tested(channel) for channel in self.channels}
+
+    def close(self) -> None:
+        """Begin no message any more, and let those on their way arrive."""
+        with self._lock:
+            self._closed = True
+            threads = tuple(self._threads.values())
+        until = self.clock.monotonic() + _CLOSE_LIMIT.total_seconds()
+        for thread in threads:
+            thread.join(max(until - self.clock.monotonic(), 0))
+
+    # below: in the channel's thread
+
+    def _has_work(self, channel: Channel) -> bool:
+        """Cheap; a thread is only made for something to send."""
+        if channel.name in self._untold:
+            return True
+        try:
+            now = self.clock.now()
+            return self.journal.has_mail(channel.name, at=now, ready_before=now - GATHER)
+        except JournalError:
+            return False  # whoever writes to the journal reports it
+
+    def _run(self, channel: Channel) -> None:
+        try:
+            while self._deliver_one(channel) and not self._closed:
+                pass
+        except JournalError as error:
+            log.error(Event.JOURNAL_FAILED, error=error.message)
+        except Exception:
+            log.exception(Event.NOTIFICATION_FAILED, channel=channel.name)
+
+    def _deliver_one(self, channel: Channel) -> bool:
+        """Whether a message was taken, so that there may be another one to send."""
+        if (told := self._untold.get(channel.name)) is not None:
+            told()
+            del self._untold[channel.name]
+        now = self.clock.now()
+        batch = self.journal.take_batch(channel.name, at=now, ready_before=now - GATHER)
+        if batch is None:
+            return False
+        error = self._send(channel, batch)
+        outcome = self._outcome(batch, error)
+        self._untold[channel.name] = outcome
+        outcome()
+        del self._untold[channel.name]
+        return error is None
+
+    def _outcome(self, batch: Batch, error: Error | None) -> Callable[[], None]:
+        now = self.clock.now()
+        if error is None:
+            return lambda: self.journal.batch_sent(batch, at=now)
+        failures = next((s.failures for s in self.journal.channel_states() if s.name == batch.channel), 0)
+        retry_at = now + min(FIRST_RETRY * 2 ** min(failures, 10), LAST_RETRY)
+        message = error.message
+        return lambda: self.journal.batch_failed(batch, error=message, retry_at=retry_at, at=now)
+
+    def _send(self, channel: Channel, batch: Batch) -> Error | None:
+        try:
+            message = message_of(batch, instance=self.instance, names=self.names(), at=self.clock.now())
+            channel.send(message)
+        except Error as error:
+            log.error(Event.NOTIFICATION_FAILED, channel=channel.name, message=batch.id, error=error.message)
+            return error
+        except Exception as error:  # noqa: BLE001 - a channel is a foreign library
+            # A library's message may hold the address, and that may be a secret: its type is all that is kept.
+            log.error(Event.NOTIFICATION_FAILED, channel=channel.name, message=batch.id, error=type(error).__name__)
+            return RefusedError(f"the channel failed in an unforeseen way ({type(error).__name__})")
+        log.info(
+            Event.NOTIFICATION_SENT,
+            channel=channel.name,
+            message=batch.id,
+            announcements=len(batch.announcements),
+            severity=message.severity,
+        )
+        return None
+
+    def _tested(self, channel: Channel) -> Error | None:
+        message = trial_message(message_id=secrets.token_hex(8), instance=self.instance, at=self.clock.now())
+        try:
+            channel.send(message)
+        except Error as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - a channel is a foreign library
+            return RefusedError(f"the channel failed in an unforeseen way ({type(error).__name__})")
+        return None
+
+
+def names_of(channels: Iterable[Channel]) -> tuple[str, ...]:
+    return tuple(channel.name for channel in channels)
