@@ -36,7 +36,8 @@ _LAST_LINES = 12
 _FEWEST_LINES = 3
 # Title, head and rules of the table.
 _LINES_AROUND = 6
-# Columns from which whole access key IDs fit beside the reason.
+# Columns of a terminal from which the reason fits too, and from which whole access key IDs do.
+_MEDIUM = 110
 _WIDE = 140
 
 _STYLES = {
@@ -172,32 +173,38 @@ class LiveScreen:
         size = self._live.console.size
         room = max(size.height - len(CAST) - _LINES_AROUND, _FEWEST_LINES)
         lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in list(self._lines)[-room:]]
-        return Group(_table(sight, wide=size.width >= _WIDE), *lines)
+        return Group(_table(sight, size.width), *lines)
 
 
-def _table(sight: Sight, *, wide: bool) -> "Table":
+def _table(sight: Sight, width: int) -> "Table":
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title=f"rekeyd demo, {sight.seconds:.0f} s")
-    for name in ("user", "state", "key in Vault", "other key", "age"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("calls", justify="right")
-    table.add_column("failed", justify="right")
-    table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
+    key_width = 20 if width >= _WIDE else 9
+    for name, least in (("user", 17), ("state", 10), ("in Vault", key_width), ("other key", key_width), ("age", 4)):
+        table.add_column(name, no_wrap=True, min_width=least)
+    table.add_column("calls", justify="right", no_wrap=True, min_width=5)
+    table.add_column("failed", justify="right", no_wrap=True, min_width=6)
+    if width >= _MEDIUM:
+        table.add_column("why", no_wrap=True)
+    # Two blanks between columns; left to itself, the table would narrow the figures before the reason.
+    room = width - sum((column.min_width or 0) + 2 for column in table.columns)
     for actor in CAST:
-        _row(table, actor, sight, wide=wide)
+        *cells, why = _cells(actor, sight, wide=width >= _WIDE)
+        why.truncate(max(room, 1), overflow="ellipsis")
+        table.add_row(*[*cells, why][: len(table.columns)])
     return table
 
 
-def _row(table: "Table", actor: Actor, sight: Sight, *, wide: bool) -> None:
+def _cells(actor: Actor, sight: Sight, *, wide: bool) -> "tuple[Text, ...]":
     from rich.text import Text
 
     status = sight.statuses.get(actor.name)
     usage = sight.consumers.get(actor.name)
     state = "" if status is None else status.state
     why = actor.part if status is None else status.reason.sentence
-    table.add_row(
+    return (
         Text(actor.name),
         Text(state, style=_STYLES.get(state, "")),
         Text(_key(None if status is None else status.held_access_key_id, wide=wide)),
