@@ -480,40 +480,6 @@ class Alarm:
     notified_at: datetime | None
     """When it was last announced; None: not yet."""
     resolved_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Brake:
-    account_id: AccountId | None
-    """None: the fleet's."""
-    engaged_at: datetime
-    retry_at: datetime
-    failures: int
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainVerdict:
-    events: int
-    broken_at: int | None
-    """The first seq whose hash does not follow from its predecessor; None: whole."""
-
-
-class Journal(Protocol):
-    """The SQL journal of one deployment: intents, outcomes, clocks, leases, alarms, audit.
-
-    No column can hold a secret.
-    """
-
-    instance: str
-    holder: str
-    """This process: `host:pid:random`."""
-
-    def close(self) -> None:
-        """Frees this holder's leases and owner lock."""
-
-    # the chain and the mark
-    def head(self) -> Head: ...
     repeats: int = 0
     """How often it was announced again since it was raised."""
     acknowledged_until: datetime | None = None
@@ -588,6 +554,40 @@ class Channel(Protocol):
 
     def send(self, message: Message) -> None:
         """Error: it was not taken, or that is not known; it will be sent again with the same id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brake:
+    account_id: AccountId | None
+    """None: the fleet's."""
+    engaged_at: datetime
+    retry_at: datetime
+    failures: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainVerdict:
+    events: int
+    broken_at: int | None
+    """The first seq whose hash does not follow from its predecessor; None: whole."""
+
+
+class Journal(Protocol):
+    """The SQL journal of one deployment: intents, outcomes, clocks, leases, alarms, audit.
+
+    No column can hold a secret.
+    """
+
+    instance: str
+    holder: str
+    """This process: `host:pid:random`."""
+
+    def close(self) -> None:
+        """Frees this holder's leases and owner lock."""
+
+    # the chain and the mark
+    def head(self) -> Head: ...
 
     def contains(self, seq: int, event_hash: str) -> bool: ...
 

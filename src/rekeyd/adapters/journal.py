@@ -20,6 +20,7 @@ from rekeyd.adapters.journal_chain import ChainPart, Recorded, append_event, met
 from rekeyd.adapters.journal_leases import LeasePart
 from rekeyd.adapters.journal_migration import migrate, revision_of
 from rekeyd.adapters.journal_people import PeoplePart
+from rekeyd.adapters.journal_outbox import OutboxPart
 from rekeyd.adapters.journal_schema import REVISIONS, replica
 from rekeyd.adapters.journal_sqlite import SqliteStore
 from rekeyd.errors import ConfigError, JournalError
@@ -29,7 +30,7 @@ LEASE_TTL = timedelta(seconds=30)
 """A guard wants a heartbeat younger than half of it, which is longer than the longest single call outside."""
 
 
-class SqlJournal(ChainPart, PeoplePart, AlarmPart, LeasePart):
+class SqlJournal(ChainPart, PeoplePart, AlarmPart, OutboxPart, LeasePart):
     """Implements `rekeyd.ports.Journal`. Made by `open_journal`; may be used by many threads."""
 
     def __init__(
@@ -53,11 +54,11 @@ class SqlJournal(ChainPart, PeoplePart, AlarmPart, LeasePart):
         return self._store.path
 
     @property
-    def schema_revision(self) -> str:
-    @property
     def read_only(self) -> bool:
         return self._store.read_only
 
+    @property
+    def schema_revision(self) -> str:
         with self._store.read() as conn:
             return revision_of(conn) or ""
 

@@ -67,14 +67,14 @@ class Recorded(StrEnum):
     BRAKE_RELEASED = "brake.released"
     ALARM_RAISED = "alarm.raised"
     ALARM_RESOLVED = "alarm.resolved"
-
-
-def meta_value(conn: sa.Connection, name: str) -> str | None:
     ALARM_ACKNOWLEDGED = "alarm.acknowledged"
     NOTIFICATION_SENT = "notification.sent"
     NOTIFICATION_DROPPED = "notification.dropped"
     EXPOSURE_TOLD = "exposure.told"
     EXPOSURE_ENDED = "exposure.ended"
+
+
+def meta_value(conn: sa.Connection, name: str) -> str | None:
     value: str | None = conn.execute(_META, {"name": name}).scalar()
     return value
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from rekeyd.core.model import AccessKeyId, Place, Principal
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema that this program knows, oldest first; a test compares it with `rekeyd/migrations/versions`."""
 
 MAX_TEXT = 500
@@ -323,26 +323,13 @@ alarm = sa.Table(
     _time("last_seen_at", null=False),
     _time("notified_at"),
     _time("resolved_at"),
-    sa.Index("ix_alarm_resolved_at", "resolved_at"),
-)
-
-brake = sa.Table(
-    "brake",
-    metadata,
-    _text("scope", primary_key=True),
-    _time("engaged_at", null=False),
-    _time("retry_at", null=False),
-    _int("failures"),
-    _text("detail"),
-)
-
     sa.Column("repeats", sa.Integer, nullable=False, server_default=sa.text("0")),
     _time("acknowledged_until"),
     _text("acknowledged_by", null=True),
     _text("acknowledged_because", null=True),
-issue_failure = sa.Table(
-    "issue_failure", metadata, _text("account_id", primary_key=True), _text("user_id", primary_key=True)
+    sa.Index("ix_alarm_resolved_at", "resolved_at"),
 )
+
 # One row a channel that was ever used. `busy` is whoever sends to it now; its end frees the channel.
 channel = sa.Table(
     "channel",
@@ -384,6 +371,19 @@ exposed_key = sa.Table(
     sa.Index("ix_exposed_key_account", "account_id"),
 )
 
+brake = sa.Table(
+    "brake",
+    metadata,
+    _text("scope", primary_key=True),
+    _time("engaged_at", null=False),
+    _time("retry_at", null=False),
+    _int("failures"),
+    _text("detail"),
+)
+
+issue_failure = sa.Table(
+    "issue_failure", metadata, _text("account_id", primary_key=True), _text("user_id", primary_key=True)
+)
 
 event = sa.Table(
     "event",

@@ -135,16 +135,16 @@ class Event(StrEnum):
         "A finding that a person must see; logged at the level of its severity.",
     )
     ALARM_REPEATED = "alarm.repeated", Level.WARNING, "An alarm is still open; logged at the level of its severity."
-    ALARM_RESOLVED = "alarm.resolved", Level.INFO, "An alarm is over."
-    NOTIFICATION_SENT = "notification.sent", Level.INFO, "An alarm was handed to a channel."
-    NOTIFICATION_FAILED = "notification.failed", Level.ERROR, "A channel did not take an alarm; it stays in the outbox."
-    BRAKE_ENGAGED = (
-        "brake.engaged",
     ALARM_ACKNOWLEDGED = (
         "alarm.acknowledged",
         Level.WARNING,
         "A person knows of an alarm: it is not repeated for a while, and stays open.",
     )
+    ALARM_RESOLVED = "alarm.resolved", Level.INFO, "An alarm is over."
+    NOTIFICATION_SENT = "notification.sent", Level.INFO, "An alarm was handed to a channel."
+    NOTIFICATION_FAILED = "notification.failed", Level.ERROR, "A channel did not take an alarm; it stays in the outbox."
+    BRAKE_ENGAGED = (
+        "brake.engaged",
         Level.CRITICAL,
         "Too many failures: no rotation is opened until the brake is released.",
     )

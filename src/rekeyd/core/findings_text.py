@@ -32,6 +32,7 @@ class FindingReason(StrEnum):
     ACCOUNT_BRAKED = "account_braked"
     FLEET_BRAKED = "fleet_braked"
     VAULT_UNREACHABLE = "vault_unreachable"
+    CHANNEL_FAILING = "channel_failing"
 
     @property
     def sentence(self) -> str:
@@ -74,6 +75,7 @@ _SENTENCES = {
     FindingReason.ACCOUNT_BRAKED: "rotations failed in a row, so none is opened in the account",
     FindingReason.FLEET_BRAKED: "rotations failed in several accounts, so none is opened anywhere",
     FindingReason.VAULT_UNREACHABLE: "Vault cannot be used",
+    FindingReason.CHANNEL_FAILING: "a channel for alarms takes no messages",
 }
 
 _SEVERITIES = {
@@ -95,6 +97,7 @@ _SEVERITIES = {
     FindingReason.ACCOUNT_BRAKED: Severity.HIGH,
     FindingReason.FLEET_BRAKED: Severity.HIGH,
     FindingReason.VAULT_UNREACHABLE: Severity.HIGH,
+    FindingReason.CHANNEL_FAILING: Severity.HIGH,
 }
 
 _TO_V4 = ("v1.4", "v1.5", "v2.0", "v3.0", "v4.0")

@@ -83,10 +83,10 @@ class Fleet:
     alarms: AlarmKeeper
     actor: str = "daemon"
     stop: threading.Event = field(default_factory=threading.Event)
-    _rows: dict[AccountId, dict[str, tuple[object, ...]]] = field(default_factory=dict)
-    places: "Places" = field(init=False)
     passed_well: Callable[[], None] = lambda: None
     """Called after each pass over an account in which nobody failed."""
+    _rows: dict[AccountId, dict[str, tuple[object, ...]]] = field(default_factory=dict)
+    places: "Places" = field(init=False)
     """Learnt by scans; who acts without one (a command) teaches it."""
     _tenures: Tenures = field(default_factory=Tenures)
     _seen: dict[AccountId, AccountSeen] = field(default_factory=dict)
@@ -200,6 +200,8 @@ class Fleet:
         self._check_posture(seen)
         seconds = (self.clock.now() - now).total_seconds()
         log.info(Event.PASS_FINISHED, looked=result.looked, failed=result.failed, due=chosen.due, seconds=seconds)
+        if result.ok:
+            self.passed_well()
         return result
 
     def _due_pass(self, account_id: AccountId, lease: AccountJournal) -> PassResult:
@@ -221,8 +223,7 @@ class Fleet:
 
     def _work(self, account_id: AccountId, lease: AccountJournal) -> AccountWork:
         identity = self.cloud.sts.caller_identity(account_id)
-        if result.ok:
-            self.passed_well()
+        self.places.learn_published(self.journal.publications())
         return AccountWork(
             account_id=account_id,
             iam=self.cloud.iam(account_id),
@@ -244,7 +245,6 @@ class Fleet:
             stop=self.stop,
             served_again_at=self._served_again_at,
         )
-        self.places.learn_published(self.journal.publications())
 
     def _choose(self, scan: Scan, now: datetime) -> tuple[ToLookAt, bool]:
         before = next((a for a in self.journal.account_statuses() if a.account_id == scan.account_id), None)
@@ -270,6 +270,17 @@ class Fleet:
         if vanished:
             self.journal.drop_status(account_id, vanished)
 
+    # --- Vault and channels: no account's ---
+
+    def vault_looked_at(self, problem: Error | None) -> None:
+        """Whether Vault could be used just now; that it cannot is an alarm until it can."""
+        findings = [] if problem is None else [found(FindingReason.VAULT_UNREACHABLE, detail=problem.message)]
+        self.alarms.update(Scope.vault(), findings)
+
+    def channels_looked_at(self, findings: Iterable[Finding]) -> None:
+        """Which channels for alarms fail; all the others are told."""
+        self.alarms.update(Scope.channels(), findings)
+
     # --- root and posture --------------------------------------------------------------------------------------------
 
     def check_root(self, account_id: AccountId) -> float:
@@ -292,17 +303,6 @@ class Fleet:
             self.alarms.hold(scope)
 
     def _gather(self, iam: Iam) -> AccountSeen:
-    # --- Vault and channels: no account's ---
-
-    def vault_looked_at(self, problem: Error | None) -> None:
-        """Whether Vault could be used just now; that it cannot is an alarm until it can."""
-        findings = [] if problem is None else [found(FindingReason.VAULT_UNREACHABLE, detail=problem.message)]
-        self.alarms.update(Scope.vault(), findings)
-
-    def channels_looked_at(self, findings: Iterable[Finding]) -> None:
-        """Which channels for alarms fail; all the others are told."""
-        self.alarms.update(Scope.channels(), findings)
-
         return gather(
             iam,
             self.clock,
@@ -349,11 +349,7 @@ class Fleet:
         accounts = [status for status in self.journal.account_statuses() if status.account_id == account_id]
         brakes = self.journal.brakes()
         own = [brake for brake in brakes if brake.account_id == account_id]
-        findings = [
-            *principal_findings(self.journal.statuses(account_id)),
-            *account_findings(accounts, own),
-            *left_findings(self.mark.vault, self.journal, self.clock, account_id, actor=self.actor),
-        ]
+        findings = [*principal_findings(self.journal.statuses(account_id)), *account_findings(accounts, own)]
         self.alarms.update(Scope.account_pass(account_id), findings)
         self.alarms.update(Scope.fleet(), account_findings((), [b for b in brakes if b.account_id is None]))
 
@@ -457,6 +453,16 @@ class Places:
         self._by_account: dict[AccountId, dict[UserId, str]] = {}
         self._owners: dict[str, UserId] = {}
         self._shared: frozenset[str] = frozenset()
+        self._published: dict[str, frozenset[AccountId]] = {}
+
+    def learn_published(self, publications: Mapping[tuple[AccountId, UserId], Place]) -> None:
+        """Where pairs of all accounts stand by the journal: also those of accounts that were not scanned yet."""
+        published: dict[str, frozenset[AccountId]] = {}
+        for (account_id, _), place in publications.items():
+            folded = _folded(place)
+            published[folded] = published.get(folded, frozenset()) | {account_id}
+        with self._lock:
+            self._published = published
 
     def learn(self, account_id: AccountId, rules: Rules, users: Sequence[Principal]) -> None:
         places: dict[UserId, str] = {}
@@ -478,25 +484,15 @@ class Places:
             self._owners, self._shared = owners, frozenset(shared)
 
     def collides(self, principal: Principal, place: Place) -> bool:
-        self._published: dict[str, frozenset[AccountId]] = {}
-
-    def learn_published(self, publications: Mapping[tuple[AccountId, UserId], Place]) -> None:
-        """Where pairs of all accounts stand by the journal: also those of accounts that were not scanned yet."""
-        published: dict[str, frozenset[AccountId]] = {}
-        for (account_id, _), place in publications.items():
-            folded = _folded(place)
-            published[folded] = published.get(folded, frozenset()) | {account_id}
-        with self._lock:
-            self._published = published
         """Whether another managed principal, of any account scanned so far or with a pair there, has the same place.
 
         Within an account only the scan counts: a user made anew has the place of the one before.
         """
         folded = _folded(place)
+        if self._published.get(folded, frozenset()) - {principal.account_id}:
+            return True
         return folded in self._shared or self._owners.get(folded, principal.user_id) != principal.user_id
 
 
 def _folded(place: Place) -> str:
     return "\0".join((place.address, place.namespace, place.mount, place.path)).casefold()
-        if self._published.get(folded, frozenset()) - {principal.account_id}:
-            return True
