@@ -14,6 +14,8 @@ BIN := .venv/bin
 # Which tests, and how: make fast TESTS=tests/unit/test_windows.py PYTEST_ARGS=-x
 TESTS ?=
 PYTEST_ARGS ?=
+# The slow tests wait for processes most of the time, so more of them than there are cores run side by side.
+SLOW_JOBS ?= 6
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The interpreter is the machine's; uv shall not fetch one.
@@ -42,7 +44,8 @@ demo: .venv/ready ## the whole life of access keys on this machine, in about two
 	$(BIN)/rekeyd demo
 
 test: lint ## lint and every test, the fast ones first
-	$(BIN)/pytest $(PYTEST_ARGS) $(TESTS)
+	$(BIN)/pytest -q -n 2 -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/pytest -q -n $(SLOW_JOBS) --dist worksteal -m slow $(PYTEST_ARGS)
 
 fast: .venv/ready ## the tests that start no server and no process
 	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS) $(TESTS)
