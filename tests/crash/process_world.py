@@ -1,0 +1,516 @@
+"""The installed program in a world that can kill it at any of its outside calls.
+
+    with crash_world(bao, folder, mount="crash1") as world:
+        world.start_daemon()
+        life = world.begin(BY_NAME["rotate"])
+        world.kill_at(Moment(call=Call("iam", "CreateAccessKey", "user"), nth=1, when="after"), life)
+        world.bring_to_rest(life)
+        assert life.wrongs == []
+
+One world serves many lives, one after the other: the daemon that was started again after a kill is the one that the
+next kill hits. A consumer of each life reads Vault directly and never stops.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from rekeyd.demo.consumer import Arguments, Consumer
+from rekeyd.demo.emulator import HUB, Answer, EmulatedAws, Rule, SeenRequest, VaultProxy
+from rekeyd.demo.emulator import Call as Calling
+from rekeyd.demo.emulator.faults import Cut, Incident, escape
+from rekeyd.demo.openbao import OpenBaoServer
+from tests.acceptance.stand import Running, Stand, eventually
+from tests.secret_registry import remember
+
+When = Literal["before", "after", "answered"]
+WHENS: tuple[When, ...] = ("before", "after", "answered")
+
+BYSTANDER = "bystander"
+STRAY_OWNER = "owner-of-a-stray"
+_UNTOUCHED = (BYSTANDER, STRAY_OWNER)
+# Two cores shared by several such worlds; a life that is not disturbed takes three seconds.
+REST_LIMIT_SECONDS = 60.0
+_CONSUMER_INTERVAL_SECONDS = 0.05
+_OPERATION = "rekeyd-op/"
+_PACE: dict[str, object] = {
+    "overlap": "0.5s",
+    "quarantine": "0.5s",
+    "verify_probes": 1,
+    "verify_spacing": "0s",
+    "max_age": "90d",
+    "unused_for": "0s",
+    "verify_first": "0s",
+    "verify_timeout": "20s",
+    "publish_timeout": "10s",
+}
+_ORPHANS = '[orphans]\nwait = "20s"\nquarantine = "1s"'
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A kind of call, told apart as far as a life can: `about` is the life's user, rekeyd itself, or the mark."""
+
+    service: str
+    op: str
+    about: Literal["user", "self", "mark"]
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.op} ({self.about})"
+
+    @property
+    def changes(self) -> bool:
+        """Whether the other side is not as before when it has acted."""
+        return self.op.startswith(("Create", "Update", "Delete", "PUT", "PATCH", "DELETE")) or (
+            self.op.startswith("POST") and "capabilities" not in self.op
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The nth call of its kind in a life (from 1): before it was sent, after it acted, after it was answered."""
+
+    call: Call
+    nth: int
+    when: When
+
+    def __str__(self) -> str:
+        return f"{self.when} {self.call} #{self.nth}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cycle:
+    name: str
+    policy: dict[str, object] = field(default_factory=dict)
+    prepare: Callable[["CrashWorld", "Life"], None]
+    """Up to the moment from which calls count."""
+    begin: Callable[["CrashWorld", "Life"], None] = lambda _world, _life: None
+    """What sets the life going, right after that moment."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Life:
+    """One user from the beginning of its cycle to its rest."""
+
+    cycle: Cycle
+    user_name: str
+    expected_dead: set[str] = field(default_factory=set)
+    """Keys that another hand killed: a consumer that has them fails, and that is not our fault."""
+    first_key: str | None = None
+    aws_from: int = 0
+    vault_from: int = 0
+    rules: list[Rule] = field(default_factory=list)
+    struck: int = 0
+    wrongs: list[str] = field(default_factory=list)
+    consumer: Consumer | None = None
+    consumer_thread: threading.Thread | None = None
+    failures: Path | None = None
+    polls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class KillAll:
+    """SIGKILL to every process of the program in this world, as a host that goes down."""
+
+    world: "CrashWorld"
+    life: Life
+
+    def apply(self, incident: Incident) -> Answer | None:
+        self.life.struck += 1
+        for running in self.world.programs():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(running.pid, signal.SIGKILL)
+        for running in self.world.programs():
+            _await_death(running)
+        incident.rule.hit.set()
+        if incident.rule.when == "answered":
+            return None
+        return Answer(status=0, headers=(), body=b"", cut=Cut.DROPPED)
+
+
+class CrashWorld:
+    """A stand whose program reaches Vault through a proxy, and a daemon that is started again whenever it is gone."""
+
+    def __init__(self, stand: Stand, vault: VaultProxy) -> None:
+        self.stand = stand
+        self.vault = vault
+        self.daemon: Running | None = None
+        self.starts = 0
+        self._others: list[Running] = []
+        self._numbers = 0
+        self.broken: list[str] = []
+        """What a rule saw of broken promises."""
+        self._untouched: dict[str, list[tuple[str, str]]] = {}
+        stand.environment["REKEYD_VAULT__ADDRESS"] = vault.address
+        if "PYTHONPATH" in os.environ:
+            stand.environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
+
+    # -- the program
+
+    def write_config(self, *, scan_every: str = "1s", settle: str = "0.2s", extra: str = _ORPHANS) -> None:
+        own = [
+            {"name": cycle.name, "match": {"users": [f"{cycle.name}-*"]}, **_PACE, **cycle.policy}
+            for cycle in CYCLES
+            if cycle.policy
+        ]
+        rest = {"name": "default", "exclude": {"users": ["rekeyd", BYSTANDER]}, **_PACE}
+        self.stand.write_config(policies=[*own, rest], scan_every=scan_every, settle=settle, extra=extra)
+
+    def start_daemon(self, *, ready: bool = False) -> Running:
+        self.starts += 1
+        self.daemon = self.stand.start("run")
+        if ready:
+            self.daemon.wait_for_event("daemon.became_ready")
+        return self.daemon
+
+    def command(self, *arguments: str) -> Running:
+        """A command of the program; killed with everything else."""
+        running = self.stand.start(*arguments)
+        self._others.append(running)
+        return running
+
+    def programs(self) -> list[Running]:
+        """Those that run."""
+        known = [*self._others, *([] if self.daemon is None else [self.daemon])]
+        return [running for running in known if running.process.poll() is None]
+
+    def close(self) -> None:
+        if self.daemon is not None:
+            ran = self.daemon.stop(signal.SIGKILL)
+            (self.stand.folder / "last-daemon.log").write_text(ran.err)
+
+    # -- the world
+
+    def seed_others(self) -> None:
+        """Users whose keys are nobody's business: one in no policy, and one with a stray key beside the held one."""
+        stand = self.stand
+        first = stand.user(BYSTANDER)
+        stand.aws.add_key(HUB, BYSTANDER, age=timedelta(days=300), active=False)
+        second = stand.user(STRAY_OWNER)
+        stand.aws.add_key(HUB, STRAY_OWNER, age=timedelta(days=2))
+        for user in (first, second):
+            self._untouched[user.name] = self._shown(user.name)
+
+    def _shown(self, name: str) -> list[tuple[str, str]]:
+        return [(key.access_key_id, key.status) for key in self.stand.aws.keys(HUB, name)]
+
+    # -- one life
+
+    def begin(self, cycle: Cycle) -> Life:
+        """The user as the cycle wants it, a consumer at work, and everything from now on counted."""
+        self._numbers += 1
+        life = Life(cycle=cycle, user_name=f"{cycle.name}-{self._numbers}")
+        # Before anything is there, so that no moment is missed.
+        self._start_consumer(life)
+        cycle.prepare(self, life)
+        life.aws_from, life.vault_from = len(self.stand.aws.requests), len(self.vault.requests)
+        return life
+
+    def kill_at(self, moment: Moment, life: Life) -> Rule:
+        """Before `cycle.begin`."""
+        faulty, op, user = self._address(moment.call, life)
+        rule = faulty.fault(op, do=KillAll(self, life), when=moment.when, nth=moment.nth, user=user)
+        life.rules.append(rule)
+        return rule
+
+    def follow_up(self, first: Rule, second: Moment, life: Life) -> None:
+        """A second kill, counted from the first one on."""
+        faulty, op, user = self._address(second.call, life)
+        rule = faulty.fault(
+            op, do=KillAll(self, life), when=second.when, nth=second.nth, user=user, where=lambda _: first.hit.is_set()
+        )
+        life.rules.append(rule)
+
+    def _address(self, call: Call, life: Life) -> tuple[EmulatedAws | VaultProxy, str, str | None]:
+        if call.service != "vault":
+            user = life.user_name if call.about == "user" else "rekeyd"
+            return self.stand.aws, f"{call.service}:{call.op}", user
+        path = call.op.replace("{mount}", self.stand.mount).replace("{user}", self.stand.vault_path(life.user_name))
+        return self.vault, escape(path.replace("{mark}", f"rekeyd/{self.stand.instance}")), None
+
+    def bring_to_rest(self, life: Life, *, limit: float = REST_LIMIT_SECONDS) -> None:
+        """Starts the daemon again whenever it was killed, and asks nobody for help; then checks everything."""
+        began = time.monotonic()
+        while not self._at_rest(life):
+            if self.daemon is None or self.daemon.process.poll() is not None:
+                if self.daemon is not None and self.daemon.process.returncode != -signal.SIGKILL:
+                    life.wrongs.append(f"the daemon ended with {self.daemon.process.returncode}")
+                self.start_daemon()
+            if time.monotonic() - began > limit:
+                life.wrongs.append(f"no rest after {limit:.0f} s: {self._words(life)}")
+                break
+            time.sleep(0.03)
+        life.seconds = time.monotonic() - began
+        for rule in life.rules:
+            rule.cancel()
+        self._judge(life)
+
+    def end(self, life: Life) -> None:
+        """The user goes, so that the next life has the daemon to itself."""
+        self._stop_consumer(life)
+        self.stand.aws.delete_user(HUB, life.user_name)
+
+    def _at_rest(self, life: Life) -> bool:
+        """One key, Active, another than the first, held, and the daemon says that the user is fresh."""
+        keys = self.stand.aws.keys(HUB, life.user_name)
+        if len(keys) != 1 or keys[0].status != "Active" or not self._rotated(life, keys[0].access_key_id):
+            return False
+        if self.stand.held_id(life.user_name) != keys[0].access_key_id:
+            return False
+        entry = self._entry(life)
+        return (
+            entry is not None
+            and entry.get("state") == "fresh"
+            and entry.get("held_access_key_id") == keys[0].access_key_id
+        )
+
+    @staticmethod
+    def _rotated(life: Life, key_id: str) -> bool:
+        """Whether this is the key that the cycle ends with: a rollback ends with the first, every other with a new."""
+        return (key_id == life.first_key) == (life.cycle.name == "rollback")
+
+    def _entry(self, life: Life) -> dict[str, object] | None:
+        """The user in the daemon's status; None while it does not answer or does not know the user."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://127.0.0.1:{self.stand.http_port}/api/v1/status", timeout=10) as answer:
+                document = json.load(answer)
+        except (OSError, ValueError):
+            return None
+        found = [entry for entry in document["principals"] if entry["user_name"] == life.user_name]
+        return found[0] if found else None
+
+    def _words(self, life: Life) -> str:
+        keys = ", ".join(f"{key.access_key_id[-4:]} {key.status}" for key in self.stand.aws.keys(HUB, life.user_name))
+        held = str(self.stand.held_id(life.user_name))[-4:]
+        entry = self._entry(life) or {}
+        said = f"{entry.get('state')} ({entry.get('reason')}: {entry.get('message')})"
+        tail = "" if self.daemon is None else self.daemon.err[-1500:]
+        return f"keys [{keys}], held {held}, status {said}\n{tail}"
+
+    # -- what must hold
+
+    def requests(self, life: Life) -> list[SeenRequest]:
+        """All calls since the life began, in order of arrival."""
+        seen = [*self.stand.aws.requests[life.aws_from :], *self.vault.requests[life.vault_from :]]
+        return sorted(seen, key=lambda request: request.at)
+
+    def calls(self, life: Life) -> list[Call]:
+        """Their kinds; those of other users left out."""
+        kinds = (self._kind(seen, life) for seen in self.requests(life))
+        return [kind for kind in kinds if kind is not None]
+
+    def _kind(self, seen: SeenRequest, life: Life) -> Call | None:
+        if seen.service != "vault":
+            if seen.user_name == life.user_name:
+                # The consumer's own.
+                return None if seen.user_agent == "consumer" else Call(seen.service, seen.op, "user")
+            return Call(seen.service, seen.op, "self") if seen.user_name == "rekeyd" else None
+        path, mark = self.stand.vault_path(life.user_name), f"rekeyd/{self.stand.instance}"
+        op = seen.op.replace(f" {self.stand.mount}/", " {mount}/").replace(f"/{self.stand.mount}", "/{mount}")
+        if op.endswith(f"/{path}"):
+            return Call("vault", op.removesuffix(path) + "{user}", "user")
+        if op.endswith(f"/{mark}"):
+            return Call("vault", op.removesuffix(mark) + "{mark}", "mark")
+        return None if "/aws/" in op else Call("vault", op, "self")
+
+    def _judge(self, life: Life) -> None:
+        stand, name = self.stand, life.user_name
+        if not stand.serves_a_live_pair(name):
+            life.wrongs.append("P1: what Vault serves is not an Active key of the user with its own secret")
+        for other, before in self._untouched.items():
+            if self._shown(other) != before:
+                life.wrongs.append(f"P5: a key of {other} was touched")
+        operations: Counter[str] = Counter()
+        for seen in stand.aws.calls("CreateAccessKey"):
+            if _OPERATION in seen.user_agent:
+                operations[seen.user_agent.partition(_OPERATION)[2].split()[0]] += 1
+            else:
+                life.wrongs.append("a CreateAccessKey without the name of its operation")
+        life.wrongs += [f"CreateAccessKey was sent {n} times for {op}" for op, n in operations.items() if n > 1]
+        life.wrongs += [f"P5: {seen.op} of {seen.user_name}" for seen in self._changes_of_others(life)]
+        self._judge_consumer(life)
+
+    def _changes_of_others(self, life: Life) -> list[SeenRequest]:
+        changes = [seen for seen in self.requests(life) if seen.op.endswith("AccessKey") and seen.service == "iam"]
+        return [seen for seen in changes if seen.user_name in (*_UNTOUCHED, "rekeyd")]
+
+    def guard_keys(self) -> None:
+        """From now on every key that is deactivated or deleted is held against what Vault serves at that moment."""
+
+        def look(seen: SeenRequest) -> None:
+            if seen.user_name is None or seen.access_key_id is None or seen.user_name.startswith(BYSTANDER):
+                return
+            status = self.stand.aws.key(seen.access_key_id).status
+            if status != "Active" and self.stand.held_id(seen.user_name) == seen.access_key_id:
+                self.broken.append(f"P2: {seen.op} made the held key of {seen.user_name} {status}")
+
+        def look_before(seen: SeenRequest) -> None:
+            if seen.access_key_id is None:
+                return
+            if self.stand.aws.key(seen.access_key_id).status == "Active":
+                versions = self._versions_naming(seen.user_name, seen.access_key_id)
+                if versions:
+                    self.broken.append(f"P3: {seen.access_key_id} was published and is deleted while Active")
+
+        for op in ("UpdateAccessKey", "DeleteAccessKey"):
+            self.stand.aws.fault(op, do=Calling(look), when="after", forever=True)
+        self.stand.aws.fault("DeleteAccessKey", do=Calling(look_before), forever=True)
+
+    def _versions_naming(self, user_name: str | None, key_id: str) -> list[int]:
+        if user_name is None:
+            return []
+        path, found = self.stand.vault_path(user_name), []
+        current = self.stand.bao.read(path, mount=self.stand.mount)
+        for version in range(1, (0 if current is None else current.version) + 1):
+            secret = self.stand.bao.read(path, mount=self.stand.mount, version=version)
+            if secret is not None and secret.data.get("access_key_id") == key_id:
+                found.append(version)
+        return found
+
+    # -- its consumer
+
+    def _start_consumer(self, life: Life) -> None:
+        folder = self.stand.folder
+        life.failures = folder / f"{life.user_name}.failures"
+        life.consumer = Consumer(
+            Arguments(
+                vault_addr=self.stand.bao.address,
+                token_file=self.stand.token_file,
+                paths=(f"{self.stand.mount}/data/{self.stand.vault_path(life.user_name)}",),
+                sts_endpoint=self.stand.aws.url,
+                region=self.stand.aws.region,
+                interval=_CONSUMER_INTERVAL_SECONDS,
+                status=folder / f"{life.user_name}.status",
+                failures=life.failures,
+                id_field="access_key_id",
+                secret_field="secret_access_key",  # noqa: S106 - the name of a field
+            )
+        )
+        life.consumer_thread = threading.Thread(target=life.consumer.run, daemon=True)
+        life.consumer_thread.start()
+
+    def _judge_consumer(self, life: Life) -> None:
+        assert life.consumer is not None
+        assert life.failures is not None
+        (counters,) = life.consumer.counters.values()
+        held = self.stand.held_id(life.user_name)
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: held in counters.key_ids, "the consumer's use of the held key", limit=5)
+        life.polls = counters.calls
+        lines = life.failures.read_text().splitlines() if life.failures.exists() else []
+        failed = [line for line in map(json.loads, lines) if line["access_key_id"] not in life.expected_dead]
+        if failed:
+            life.wrongs.append(f"P1: a consumer failed {len(failed)} times, first: {failed[0]}")
+        if held not in counters.key_ids:
+            life.wrongs.append("the consumer never saw the key that is held at the end")
+
+    def _stop_consumer(self, life: Life) -> None:
+        if life.consumer is not None and life.consumer_thread is not None:
+            life.consumer.stop()
+            life.consumer_thread.join(timeout=30)
+
+
+def _await_death(running: Running) -> None:
+    deadline = time.monotonic() + 10
+    while running.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def crash_world(bao: OpenBaoServer, folder: Path, *, mount: str) -> Iterator[CrashWorld]:
+    """`bao` runs; the KV mount is made here, as are the users nobody may touch. No daemon runs yet."""
+    bao.enable_kv(mount)
+    with EmulatedAws(on_secret=remember) as aws, VaultProxy(bao.address) as vault:
+        stand = Stand(aws=aws, bao=bao, folder=folder, mount=mount)
+        world = CrashWorld(stand, vault)
+        world.write_config()
+        world.seed_others()
+        world.guard_keys()
+        try:
+            yield world
+        finally:
+            world.close()
+            stand.close()
+
+
+# -- the lives
+
+
+def _until_event(world: CrashWorld, life: Life, name: str) -> None:
+    """A line of the daemon's log about this user; the daemon runs undisturbed."""
+    assert world.daemon is not None
+    daemon = world.daemon
+
+    def told() -> bool:
+        return any(line["event"] == name and line.get("principal") == life.user_name for line in daemon.events)
+
+    eventually(told, f"{name} of {life.user_name}", alive=daemon)
+
+
+def _due(world: CrashWorld, life: Life) -> None:
+    life.first_key = world.stand.user(life.user_name).key.access_key_id
+
+
+def _nothing(world: CrashWorld, life: Life) -> None:
+    """The user appears only when calls are counted already."""
+
+
+def _unmanaged(world: CrashWorld, life: Life) -> None:
+    life.first_key = world.stand.user(life.user_name, held=False).key.access_key_id
+
+
+def _without_key(world: CrashWorld, life: Life) -> None:
+    world.stand.user(life.user_name, key_age=None)
+
+
+def _young(world: CrashWorld, life: Life) -> None:
+    life.first_key = world.stand.user(life.user_name, key_age=timedelta(days=1)).key.access_key_id
+    eventually(lambda: world._entry(life) is not None, "a first look at the user", alive=world.daemon)  # noqa: SLF001
+
+
+def _in_overlap(world: CrashWorld, life: Life) -> None:
+    _due(world, life)
+    _until_event(world, life, "key.published")
+
+
+def _published_once(world: CrashWorld, life: Life) -> None:
+    _due(world, life)
+    _until_event(world, life, "rotation.closed")
+    life.first_key = world.stand.held_id(life.user_name)
+
+
+def _emergency(world: CrashWorld, life: Life) -> None:
+    world.command("rotate-now", life.user_name, "--emergency", "--yes", "--json")
+
+
+def _rollback(world: CrashWorld, life: Life) -> None:
+    world.command("rollback", life.user_name, "--yes", "--json")
+
+
+def _held_key_deleted(world: CrashWorld, life: Life) -> None:
+    assert life.first_key is not None
+    life.expected_dead.add(life.first_key)
+    world.stand.aws.delete_key(life.first_key)
+
+
+CYCLES = (
+    Cycle(name="rotate", prepare=_nothing, begin=_due),
+    Cycle(name="adopt", policy={"adopt": "at-once"}, prepare=_nothing, begin=_unmanaged),
+    Cycle(name="create", policy={"create": True}, prepare=_nothing, begin=_without_key),
+    Cycle(name="emergency", prepare=_young, begin=_emergency),
+    Cycle(name="rollback", policy={"overlap": "4s"}, prepare=_in_overlap, begin=_rollback),
+    Cycle(name="repair", policy={"repair": "issue"}, prepare=_published_once, begin=_held_key_deleted),
+)
+BY_NAME = {cycle.name: cycle for cycle in CYCLES}
