@@ -33,7 +33,8 @@ class Gates:
     clock: Clock
     settings: FleetSettings
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _canaries: set[AccountId | None] = field(default_factory=set)
+    _canaries: dict[AccountId | None, float] = field(default_factory=dict)
+    """By whose brake it tries, since when (monotonic)."""
 
     def gate(self, account_id: AccountId) -> Gate | None:
         """Why no rotation may be opened in this account now; None: nothing stands in the way."""
@@ -60,17 +61,20 @@ class Gates:
                 and self.journal.rotations_opened_since(now - _HOUR) >= self.settings.max_rotations_per_hour
             ):
                 raise PostponedError(Reason.RATE_LIMITED, now + self.settings.backoff(3))
-            for brake in self._binding(account_id):
-                if brake.account_id in self._canaries or now < brake.retry_at:
+            brakes = self._binding(account_id)
+            for brake in brakes:
+                if now < brake.retry_at or self._canary_under_way(brake):
                     raise PostponedError(Reason.BRAKED, max(brake.retry_at, now + self.settings.backoff(3)))
-                self._canaries.add(brake.account_id)
+            # Only when no brake objects: a canary of the account that the fleet's brake holds back would never end.
+            for brake in brakes:
+                self._canaries[brake.account_id] = self.clock.monotonic()
                 log.warning(Event.BRAKE_TRIED, braked=brake.account_id or "fleet")
 
     def issued(self, account_id: AccountId, user_id: UserId, *, failed: bool, detail: str = "") -> None:
         """After CreateAccessKey was sent: count for the brake."""
         with self._lock:
             now, braked = self.clock.now(), self._binding(account_id)
-            self._canaries -= {brake.account_id for brake in braked}
+            self._forget_canaries(braked)
             failures = self.journal.note_issue_result(account_id, user_id, failed=failed)
             if not failed:
                 for brake in braked:
@@ -83,7 +87,16 @@ class Gates:
     def canary_over(self, account_id: AccountId) -> None:
         """The canary came to rest without having sent CreateAccessKey: the next one may try."""
         with self._lock:
-            self._canaries -= {brake.account_id for brake in self._binding(account_id)}
+            self._forget_canaries(self._binding(account_id))
+
+    def _canary_under_way(self, brake: Brake) -> bool:
+        """One whose end nobody told (its lease was lost, say) counts for `brake_retry` and no longer."""
+        since = self._canaries.get(brake.account_id)
+        return since is not None and self.clock.monotonic() - since < self.settings.brake_retry.total_seconds()
+
+    def _forget_canaries(self, brakes: list[Brake]) -> None:
+        for brake in brakes:
+            self._canaries.pop(brake.account_id, None)
 
     def _engage(self, account_id: AccountId, failures: int, detail: str, now: datetime) -> None:
         retry_at = now + self.settings.brake_retry
