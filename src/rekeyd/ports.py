@@ -284,6 +284,17 @@ class Known:
     """Whether rekeyd ever opened a rotation for, or recorded a publication of, this user."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftPlace:
+    """Where a moved pair stood before. Whoever still reads there will one day read a dead key."""
+
+    id: int
+    account_id: AccountId
+    user_name: str
+    place: Place
+    left_at: datetime
+
+
 class AccountJournal(Protocol):
     """The journal of one account as its holder.
 
@@ -322,8 +333,16 @@ class AccountJournal(Protocol):
         at: datetime,
     ) -> None: ...
 
-    def created(self, principal: Principal, rotation_id: RotationId, key_id: AccessKeyId, *, at: datetime) -> None:
-        """Also for a key that CloudTrail proved to be the lost one."""
+    def created(
+        self,
+        principal: Principal,
+        rotation_id: RotationId,
+        key_id: AccessKeyId,
+        *,
+        at: datetime,
+        reason: Reason | None = None,
+    ) -> None:
+        """Also for a key that was proven to be the lost one; then `reason` says by what."""
 
     def not_created(self, principal: Principal, rotation_id: RotationId, *, reason: Reason, at: datetime) -> None:
         """Certainly not made: the intent is resolved and the rotation is OPENED again."""
@@ -347,6 +366,21 @@ class AccountJournal(Protocol):
         """Starts the retirement of the rotation's old key (ROLLED_BACK for a rollback, else OVERLAP), ends the
         retirement of the published key, fulfils a pending request of this user, resets `held_dead_since`; a
         rollback sets `restored_key_id`, any other kind clears it."""
+
+    def move_intended(self, principal: Principal, key_id: AccessKeyId, *, to: Place, cas: int, at: datetime) -> None:
+        """Before the held pair is copied to another place."""
+
+    def moved(
+        self,
+        principal: Principal,
+        key_id: AccessKeyId,
+        *,
+        to: Place,
+        version: int,
+        version_created_at: datetime,
+        at: datetime,
+    ) -> None:
+        """The held pair stands at `to` and was proven there. No clock changes; the place before is a LeftPlace."""
 
     def burned(self, principal: Principal, rotation_id: RotationId, *, version: int, at: datetime) -> None: ...
 
@@ -494,6 +528,18 @@ class Alarm:
             repeats=self.repeats,
             now=now,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExposedKey:
+    """An access key that a person said is in wrong hands, until it is gone or Inactive."""
+
+    key_id: AccessKeyId
+    account_id: AccountId
+    user_name: str
+    told_by: str
+    told_at: datetime
+    because: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -674,6 +720,10 @@ class Journal(Protocol):
     def publications(self) -> Mapping[tuple[AccountId, UserId], Place]:
         """Where every user's pair was last published (collisions, moves)."""
 
+    def left_places(self, account_id: AccountId) -> tuple[LeftPlace, ...]: ...
+
+    def left_place_emptied(self, left: LeftPlace, *, actor: str, at: datetime) -> None: ...
+
     # brake
     def brakes(self) -> tuple[Brake, ...]: ...
 
@@ -697,6 +747,13 @@ class Journal(Protocol):
         self, fingerprint: str, *, until: datetime, by: str, because: str, channels: Sequence[str], at: datetime
     ) -> Alarm | None:
         """Audited, and announced on these channels. None: no such alarm is open."""
+
+    def tell_exposed(self, exposed: ExposedKey) -> None: ...
+
+    def exposed_keys(self, account_id: AccountId) -> tuple[ExposedKey, ...]:
+        """Those that are not over."""
+
+    def exposure_over(self, exposed: ExposedKey, *, at: datetime) -> None: ...
 
     # outbox
     def has_mail(self, channel: str, *, at: datetime, ready_before: datetime) -> bool:

@@ -19,8 +19,9 @@ from rekeyd.adapters.journal_alarms import AlarmPart
 from rekeyd.adapters.journal_chain import ChainPart, Recorded, append_event, meta_value, set_meta
 from rekeyd.adapters.journal_leases import LeasePart
 from rekeyd.adapters.journal_migration import migrate, revision_of
-from rekeyd.adapters.journal_people import PeoplePart
+from rekeyd.adapters.journal_moves import LeftPlacesPart
 from rekeyd.adapters.journal_outbox import OutboxPart
+from rekeyd.adapters.journal_people import PeoplePart
 from rekeyd.adapters.journal_schema import REVISIONS, replica
 from rekeyd.adapters.journal_sqlite import SqliteStore
 from rekeyd.errors import ConfigError, JournalError
@@ -30,7 +31,7 @@ LEASE_TTL = timedelta(seconds=30)
 """A guard wants a heartbeat younger than half of it, which is longer than the longest single call outside."""
 
 
-class SqlJournal(ChainPart, PeoplePart, AlarmPart, OutboxPart, LeasePart):
+class SqlJournal(ChainPart, PeoplePart, AlarmPart, OutboxPart, LeftPlacesPart, LeasePart):
     """Implements `rekeyd.ports.Journal`. Made by `open_journal`; may be used by many threads."""
 
     def __init__(

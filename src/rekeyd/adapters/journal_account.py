@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from rekeyd.adapters.journal_keys import KeySteps
+from rekeyd.adapters.journal_moves import MoveSteps
 from rekeyd.adapters.journal_owners import HolderAlive
 from rekeyd.adapters.journal_rotations import RotationSteps
 from rekeyd.adapters.journal_sqlite import SqliteStore
@@ -11,7 +12,7 @@ from rekeyd.errors import LeaseLostError
 from rekeyd.ports import Clock, Lease
 
 
-class SqlAccountJournal(RotationSteps, KeySteps):
+class SqlAccountJournal(RotationSteps, KeySteps, MoveSteps):
     """Implements `rekeyd.ports.AccountJournal`."""
 
     def __init__(

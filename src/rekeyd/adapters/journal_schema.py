@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from rekeyd.core.model import AccessKeyId, Place, Principal
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every schema that this program knows, oldest first; a test compares it with `rekeyd/migrations/versions`."""
 
 MAX_TEXT = 500
@@ -238,6 +238,19 @@ publication = sa.Table(
     _time("version_created_at", null=False),
     _time("published_at", null=False),
     _text("rotation_id"),
+)
+
+# Where a moved pair stood before, until nobody finds one there any more.
+left_place = sa.Table(
+    "left_place",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("account_id", sa.Text, nullable=False, index=True),
+    _text("user_id"),
+    _text("user_name"),
+    _text("place"),
+    _time("left_at", null=False),
+    sqlite_autoincrement=True,
 )
 
 pending_change = sa.Table(

@@ -85,6 +85,11 @@ class Event(StrEnum):
     KEY_REACTIVATED = "key.reactivated", Level.WARNING, "An access key is Active again."
     KEY_DELETED = "key.deleted", Level.INFO, "An access key was deleted."
     KEY_MOVED = "key.moved", Level.INFO, "The held pair was copied to its new place in Vault and proven there."
+    LEFT_PLACE_EMPTIED = (
+        "left_place.emptied",
+        Level.INFO,
+        "The place that a pair was moved away from holds none any more.",
+    )
     VERSION_BURNED = "version.burned", Level.INFO, "The Vault version was moved on, so that a late write fails."
     VERSION_DESTROYED = "version.destroyed", Level.INFO, "A Vault version that held a deleted key was destroyed."
 

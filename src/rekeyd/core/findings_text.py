@@ -32,7 +32,10 @@ class FindingReason(StrEnum):
     ACCOUNT_BRAKED = "account_braked"
     FLEET_BRAKED = "fleet_braked"
     VAULT_UNREACHABLE = "vault_unreachable"
+    LEFT_PLACE_NOT_EMPTIED = "left_place_not_emptied"
     CHANNEL_FAILING = "channel_failing"
+    KEY_EXPOSED = "key_exposed"
+    WAIT_OVERDUE = "wait_overdue"
 
     @property
     def sentence(self) -> str:
@@ -75,7 +78,10 @@ _SENTENCES = {
     FindingReason.ACCOUNT_BRAKED: "rotations failed in a row, so none is opened in the account",
     FindingReason.FLEET_BRAKED: "rotations failed in several accounts, so none is opened anywhere",
     FindingReason.VAULT_UNREACHABLE: "Vault cannot be used",
+    FindingReason.LEFT_PLACE_NOT_EMPTIED: "a place in Vault that a pair was moved away from still holds one",
     FindingReason.CHANNEL_FAILING: "a channel for alarms takes no messages",
+    FindingReason.KEY_EXPOSED: "an access key is in wrong hands",
+    FindingReason.WAIT_OVERDUE: "a user was to be looked at again, and was not",
 }
 
 _SEVERITIES = {
@@ -97,7 +103,10 @@ _SEVERITIES = {
     FindingReason.ACCOUNT_BRAKED: Severity.HIGH,
     FindingReason.FLEET_BRAKED: Severity.HIGH,
     FindingReason.VAULT_UNREACHABLE: Severity.HIGH,
+    FindingReason.LEFT_PLACE_NOT_EMPTIED: Severity.MEDIUM,
     FindingReason.CHANNEL_FAILING: Severity.HIGH,
+    FindingReason.KEY_EXPOSED: Severity.CRITICAL,
+    FindingReason.WAIT_OVERDUE: Severity.HIGH,
 }
 
 _TO_V4 = ("v1.4", "v1.5", "v2.0", "v3.0", "v4.0")
@@ -177,6 +186,18 @@ _REMEDIES = {
     ),
     FindingReason.FLEET_BRAKED: "find out why rotations fail (rekeyd history), then: rekeyd brake release",
     FindingReason.VAULT_UNREACHABLE: "check that Vault is up, unsealed, and that rekeyd's token or role is good",
+    FindingReason.LEFT_PLACE_NOT_EMPTIED: (
+        "point whoever still reads there to the new place, then remove the pair there with all its versions"
+    ),
+    FindingReason.KEY_EXPOSED: (
+        "replace it at once: rekeyd rotate-now {principal} --account {account_id} --emergency; then look up in "
+        "CloudTrail what it was used for"
+    ),
+    FindingReason.WAIT_OVERDUE: f"look at the log's pass.failed and principal.failed lines; {_EXPLAIN}",
+    FindingReason.CHANNEL_FAILING: (
+        "what it did not take is kept and sent when it works again; check alarms.* in the configuration, then: "
+        "rekeyd alarms test"
+    ),
 }
 
 _VAULT_SECRET = "see its versions: vault kv metadata get, at the path that rekeyd explain {principal} shows"  # noqa: S105
@@ -213,7 +234,9 @@ _REFUSAL_REMEDIES = {
     ),
     Reason.PATH_COLLISION: "make vault.path tell the two users apart; check with: rekeyd config check",
     Reason.BAD_PATH: "correct vault.path or the user's tags; check with: rekeyd config check",
-    Reason.VAULT_MOVED: "set vault.address, namespace, mount, path and fields back to where the pair was published",
+    Reason.VAULT_MOVED: (
+        "rekeyd move {principal} --account {account_id}; or set vault.address, namespace, mount, path and fields back"
+    ),
     Reason.VAULT_DELETED: f"undelete the version, or delete the metadata to start anew; {_VAULT_SECRET}",
     Reason.VAULT_DESTROYED: f"delete the metadata to start anew, then: {_ROTATE}; {_VAULT_SECRET}",
     Reason.VAULT_WITHOUT_PAIR: f"put the pair back, or correct vault.fields; {_VAULT_SECRET}",

@@ -23,16 +23,25 @@ from rekeyd.core.findings import (
     root_state,
     undecided,
 )
-from rekeyd.core.model import AccountId, Place, Principal, Selection, UserId
+from rekeyd.core.model import AccessKeyId, AccountId, KeyStatus, Place, Principal, Selection, UserId
 from rekeyd.core.policy import Policy, select
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
-from rekeyd.errors import BusyError, Error, LeaseLostError, RefusedError, StateError, StoppingError
+from rekeyd.errors import BusyError, Error, LeaseLostError, NotFoundError, RefusedError, StateError, StoppingError
 from rekeyd.fleet.account import AccountWork, Worked
 from rekeyd.fleet.alarms import AlarmKeeper, Scope
 from rekeyd.fleet.gates import Gates
+from rekeyd.fleet.left import left_findings
 from rekeyd.fleet.mark import MarkKeeper
-from rekeyd.fleet.posture import account_findings, gather, managed_seen, principal_findings, unwatched
+from rekeyd.fleet.posture import (
+    account_findings,
+    exposed_findings,
+    gather,
+    managed_seen,
+    overdue_findings,
+    principal_findings,
+    unwatched,
+)
 from rekeyd.fleet.scan import Scan, ToLookAt, fingerprint, users_to_look_at
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.fleet.tenure import Tenures
@@ -43,11 +52,13 @@ from rekeyd.ports import (
     AccountStatus,
     Clock,
     Cloud,
+    ExposedKey,
     Iam,
     Journal,
     PrincipalStatus,
     Request,
 )
+from rekeyd.reconcile.move import Moved, Mover
 from rekeyd.reconcile.principal import Reconciler
 from rekeyd.reconcile.rules import Circumstances, PlaceOf, Rules
 
@@ -55,6 +66,7 @@ log = get_logger()
 
 # A credential report usually takes seconds; a scan does not wait longer for it, since it only selects.
 REPORT_WAIT = timedelta(seconds=20)
+_OVERDUE_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +171,25 @@ class Fleet:
             self._pass_alarms(account_id)
             return self._result(account_id, [worked])
 
+    def move(self, principal: Principal) -> Moved:
+        """Bring its pair to the place that the configuration names now. BusyError: held elsewhere."""
+        account_id = principal.account_id
+        with self._held(account_id) as lease, bound(account_id=account_id, principal=principal.user_name):
+            self._check_identity(account_id)
+            if (problem := self.mark.problem()) is not None:
+                raise StateError(problem.sentence)
+            self.places.learn_published(self.journal.publications())
+            mover = Mover(
+                cloud=self.cloud,
+                vault=self.mark.vault,
+                clock=self.clock,
+                rules=self.rules,
+                collides=self.places.collides,
+            )
+            moved = mover.move(lease, self.cloud.iam(account_id).get_user(principal.user_name))
+            self._pass_alarms(account_id)
+            return moved
+
     def has_due(self, account_id: AccountId) -> bool:
         """Whether a due pass would find anything to do now."""
         now = self.clock.now()
@@ -185,6 +216,7 @@ class Fleet:
             if (served := work.serve(request)) is not None:
                 worked.append(served)
         self._forget_vanished(account_id, scan)
+        self._end_exposures(account_id, iam)
         result = self._result(account_id, worked)
         state, message = self._account_state(account_id, result)
         self._save_account(
@@ -270,6 +302,31 @@ class Fleet:
         if vanished:
             self.journal.drop_status(account_id, vanished)
 
+    # --- exposed keys: a person's word ---
+
+    def expose(self, account_id: AccountId, user_name: str, key_id: AccessKeyId, *, because: str, by: str) -> None:
+        """Somebody has this key who should not. It is an alarm at once, until the key is gone or Inactive."""
+        self.journal.tell_exposed(
+            ExposedKey(
+                key_id=key_id,
+                account_id=account_id,
+                user_name=user_name,
+                told_by=by,
+                told_at=self.clock.now(),
+                because=because,
+            )
+        )
+        self._pass_alarms(account_id)
+
+    def _end_exposures(self, account_id: AccountId, iam: Iam) -> None:
+        for exposed in self.journal.exposed_keys(account_id):
+            try:
+                keys = {key.id: key.status for key in iam.list_access_keys(exposed.user_name)}
+            except NotFoundError:
+                keys = {}
+            if keys.get(exposed.key_id) is not KeyStatus.ACTIVE:
+                self.journal.exposure_over(exposed, at=self.clock.now())
+
     # --- Vault and channels: no account's ---
 
     def vault_looked_at(self, problem: Error | None) -> None:
@@ -349,7 +406,15 @@ class Fleet:
         accounts = [status for status in self.journal.account_statuses() if status.account_id == account_id]
         brakes = self.journal.brakes()
         own = [brake for brake in brakes if brake.account_id == account_id]
-        findings = [*principal_findings(self.journal.statuses(account_id)), *account_findings(accounts, own)]
+        statuses = self.journal.statuses(account_id)
+        patience = max(2 * self.settings.scan_every, _OVERDUE_AFTER)
+        findings = [
+            *exposed_findings(self.journal.exposed_keys(account_id)),
+            *principal_findings(statuses),
+            *overdue_findings(statuses, now=self.clock.now(), patience=patience),
+            *account_findings(accounts, own),
+            *left_findings(self.mark.vault, self.journal, self.clock, account_id, actor=self.actor),
+        ]
         self.alarms.update(Scope.account_pass(account_id), findings)
         self.alarms.update(Scope.fleet(), account_findings((), [b for b in brakes if b.account_id is None]))
 
