@@ -8,11 +8,15 @@ rig.crash_at(...)       # a process that dies, and the next one
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import sqlalchemy as sa
+
+from rekeyd.adapters import journal_schema as tables
 from rekeyd.adapters.journal import SqlJournal, open_journal
-from rekeyd.core.model import AccountId, Asked, Interval, Observed, Principal
+from rekeyd.core.model import AccountId, Asked, Interval, Observed, Place, Principal
 from rekeyd.core.policy import Orphans, Policy
 from rekeyd.core.state import State
 from rekeyd.errors import Error
@@ -25,7 +29,7 @@ from rekeyd.ports import AccountJournal, Journal, PrincipalStatus
 from rekeyd.reconcile.execute import Executor
 from rekeyd.reconcile.observe import Observer
 from rekeyd.reconcile.principal import Reconciler
-from rekeyd.reconcile.rules import Circumstances, Rules
+from rekeyd.reconcile.rules import Circumstances, Rules, never_collides
 from tests.journal_points import pointed_journal
 from tests.world import REGION, Crash, World
 
@@ -63,6 +67,7 @@ class Rig:
         self.world.follow(self._policy_of)
         self.observing = False
         self.last: Worked | None = None
+        self.collides: Callable[[Principal, Place], bool] = never_collides
         self.open_journal()
 
     # --- the process -------------------------------------------------------------------------------------------------
@@ -106,6 +111,20 @@ class Rig:
         self.world.clock.resume()
         self.journal = self.store.another_holder()
         self.boot()
+
+    def another(self) -> "Rig":
+        """A second process on the same journal; this one lives on (a replica, or `rotate-now`)."""
+        other = copy(self)
+        other.journal = self.store.another_holder()
+        other.last = None
+        other.boot()
+        return other
+
+    def take_over(self, account_id: AccountId = ACCOUNT) -> "Rig":
+        """This process freezes, and its lease is declared dead; the other one that then works. It may wake up later."""
+        with self.store._store.write() as conn:
+            conn.execute(sa.update(tables.account).where(tables.account.c.account_id == account_id).values(holder=None))
+        return self.another()
 
     def close_journal(self) -> None:
         """The process ends; after `open_journal` another one runs."""
@@ -208,6 +227,7 @@ class Rig:
             clock=self.world.clock,
             settings=self.settings,
             around=Circumstances(
+                collides=self.collides,
                 mark_problem=self.mark.problem(),
                 observing=self.observing,
                 holder=lease.lease.holder,

@@ -404,6 +404,9 @@ class AccountJournal(Protocol):
     def seen_inactive(self, principal: Principal, key_id: AccessKeyId, *, reason: Reason, at: datetime) -> None:
         """Sets `deactivated_at` of its retirement to `at`."""
 
+    def seen_active(self, principal: Principal, key_id: AccessKeyId, *, at: datetime) -> None:
+        """It was deactivated and is Active by another hand: its quarantine is void, its retirement `reactivated`."""
+
     def change_intended(
         self, principal: Principal, key_id: AccessKeyId, *, verb: str, reason: Reason, at: datetime
     ) -> None:

@@ -52,6 +52,7 @@ class Recorded(StrEnum):
     RETIREMENT_STARTED = "retirement.started"
     RETIREMENT_ENDED = "retirement.ended"
     QUARANTINE_STARTED = "quarantine.started"
+    QUARANTINE_VOIDED = "quarantine.voided"
     KEY_DEACTIVATE_INTENDED = "key.deactivate_intended"
     KEY_REACTIVATE_INTENDED = "key.reactivate_intended"
     KEY_DELETE_INTENDED = "key.delete_intended"

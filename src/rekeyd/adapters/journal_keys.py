@@ -69,9 +69,31 @@ class KeySteps(LeasedJournal):
     def seen_inactive(self, principal: Principal, key_id: AccessKeyId, *, reason: Reason, at: datetime) -> None:
         with self._owned() as conn:
             self._retiring(conn, principal, key_id)
-            self._set_key(conn, principal, key_id, deactivated_at=at)
+            self._set_key(conn, principal, key_id, deactivated_at=at, retire_reason=reason.value)
             self._record(
                 conn, Recorded.QUARANTINE_STARTED, principal, at=at, access_key_id=key_id, reason=reason, clock=True
+            )
+
+    def seen_active(self, principal: Principal, key_id: AccessKeyId, *, at: datetime) -> None:
+        with self._owned() as conn:
+            self._retiring(conn, principal, key_id)
+            self._set_key(
+                conn,
+                principal,
+                key_id,
+                deactivated_at=None,
+                deactivated_by_us=False,
+                deletion_sent_at=None,
+                retire_reason=Reason.REACTIVATED.value,
+            )
+            self._record(
+                conn,
+                Recorded.QUARANTINE_VOIDED,
+                principal,
+                at=at,
+                access_key_id=key_id,
+                reason=Reason.REACTIVATED,
+                clock=True,
             )
 
     def change_intended(

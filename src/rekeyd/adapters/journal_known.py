@@ -22,6 +22,7 @@ from rekeyd.core.model import (
     RotationKind,
     UserId,
 )
+from rekeyd.core.reasons import Reason
 from rekeyd.ports import Anchored, Known, PendingChange
 
 # CloudTrail's event history, which alone can still explain such a key, goes back 90 days.
@@ -160,6 +161,7 @@ def _retirement(row: sa.Row[Any], not_before: datetime | None) -> Retirement:
         deactivation_sent_at=row.deactivation_sent_at,
         deactivated_at=None if row.deactivated_at is None else no_sooner(row.deactivated_at),
         deletion_sent_at=row.deletion_sent_at,
+        reactivated=row.deactivated_at is None and row.retire_reason == Reason.REACTIVATED,
     )
 
 

@@ -260,6 +260,9 @@ class Retirement:
     deactivated_at: datetime | None = None
     """The quarantine runs from here; also set when somebody else deactivated it and we saw it so first."""
     deletion_sent_at: datetime | None = None
+    reactivated: bool = False
+    """Seen Active after its deactivation, by another hand than ours: its quarantine is void, and it is left alone until
+    a person deactivates it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

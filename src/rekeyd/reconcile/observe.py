@@ -194,10 +194,9 @@ def _quiet_until(known: Known, around: Circumstances, settle: timedelta) -> date
         ends.append(rotation.create_sent_at + CREATE_TIME_OUT + settle)
     for change in known.pending:
         ends.append(change.sent_at + CREATE_TIME_OUT + settle)
-        predecessor = change.holder_alive and change.holder != around.holder
-        if predecessor and around.lease_since is not None and change.sent_at < around.lease_since:
-            # It may be frozen with the signed request in hand.
-            ends.append(around.lease_since + SIGNATURE_LIFE)
+        if change.holder_alive and change.holder != around.holder and around.lease_since is not None:
+            # It may be frozen with the signed request in hand. Its clock may not be ours, so the later time counts.
+            ends.append(max(around.lease_since, change.sent_at) + SIGNATURE_LIFE)
     return max(ends, default=None)
 
 
@@ -244,7 +243,7 @@ def _settle_one(principal: Principal, change: PendingChange, key: AccessKey | No
 
 
 def _gone(principal: Principal, known: Known, seen: Observed, asked: Asked | None, now: datetime) -> tuple[Note, ...]:
-    """Clocks of keys that somebody else deleted, and a predecessor of this name whom a person let go."""
+    """Clocks of keys that somebody else deleted or reactivated, and a predecessor of this name whom a person let go."""
     notes: list[Note] = []
     before = known.name_taken_by
     if asked is not None and before is not None:
@@ -254,11 +253,19 @@ def _gone(principal: Principal, known: Known, seen: Observed, asked: Asked | Non
         return tuple(notes)
     in_flight = {change.key_id for change in known.pending}
     for key_id, facts in known.facts.keys.items():
-        ends = facts.retirement is not None and not facts.gone
-        if ends and seen.find(key_id) is None and key_id not in in_flight:
+        key = seen.find(key_id)
+        if facts.retirement is None or key_id in in_flight:
+            continue
+        if key is None and not facts.gone:
             notes.append(_end_of(principal, key_id, now))
+        if key is not None and key.status is KeyStatus.ACTIVE and facts.retirement.deactivated_at is not None:
+            notes.append(_void_of(principal, key_id, now))
     return tuple(notes)
 
 
 def _end_of(principal: Principal, key_id: AccessKeyId, now: datetime) -> Note:
     return lambda journal: journal.end_retirement(principal, key_id, reason=Reason.KEY_GONE, at=now)
+
+
+def _void_of(principal: Principal, key_id: AccessKeyId, now: datetime) -> Note:
+    return lambda journal: journal.seen_active(principal, key_id, at=now)

@@ -112,6 +112,8 @@ class Reconciler:
         progress.look = look
         for note in look.notes:
             note(journal)
+        if look.notes:
+            self.executor.raise_mark()  # a look may have voided a clock
         now = self.observer.clock.now()
         action = decide(look.seen, look.policy, now)
         log.debug(Event.PRINCIPAL_LOOKED, action=type(action).__name__, reason=action.reason)
