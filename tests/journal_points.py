@@ -17,6 +17,7 @@ READS = frozenset(
         "alarms",
         "brakes",
         "channel_states",
+        "exposed_keys",
         "has_mail",
         "clock_event_since_mark",
         "contains",

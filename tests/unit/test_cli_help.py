@@ -47,7 +47,7 @@ def test_global_options_are_taken_after_every_command(name: tuple[str, ...]) -> 
 
 def test_the_commands_of_the_first_version_are_there() -> None:
     assert {" ".join(name) for name in LEAVES} >= {
-        *("run", "rotate-now", "plan", "status", "explain", "audit", "alarms", "history", "rollback", "demo"),
+        *("run", "rotate-now", "plan", "status", "explain", "audit", "alarms list", "history", "rollback", "demo"),
         *("brake show", "brake release", "config init", "config check", "config show", "config schema"),
         *("policy aws", "policy vault"),
     }

@@ -140,6 +140,17 @@ class AwsIam:
         except Error as error:
             return UseUnknown(error.message)
 
+    def owner_of_key(self, key_id: AccessKeyId) -> str | None:
+        """The user's name; None: the root user. NotFoundError: no such key in this account."""
+
+        def read(iam: "IAMClient") -> str | None:
+            answer = iam.get_access_key_last_used(AccessKeyId=key_id)
+            if "AccessKeyLastUsed" not in answer:
+                raise TypeError("the answer has no last use")
+            return answer.get("UserName")
+
+        return self._read("GetAccessKeyLastUsed", read)
+
     def create_access_key(self, user_name: str, *, operation_id: str, guard: Guard) -> CreatedKey:
         """Sent exactly once; `operation_id` becomes the last token of the user agent.
 

@@ -158,6 +158,26 @@ class AwsSessions:
         client: OrganizationsClient = self._client(None, "organizations", "organizations", _READ)
         return client
 
+    def own_iam(self) -> "IAMClient":
+        """Of the account of rekeyd's own credentials, whether or not it is watched."""
+        client: IAMClient = self._client(None, "iam", "iam", _READ)
+        return client
+
+    def iam_with(self, access_key_id: str, secret_access_key: str, session_token: str) -> "IAMClient":
+        """IAM with a session made for one task, sending once; the caller closes it."""
+        with self._lock:
+            session = self._entrance(None).session
+            client: IAMClient = self._make(
+                session,
+                "iam",
+                _CHANGE,
+                self.settings.region,
+                aws_access_key_id=access_key_id,
+                aws_secret_access_key=secret_access_key,
+                aws_session_token=session_token,
+            )
+            return client
+
     def sns(self, region: str) -> "SNSClient":
         """With rekeyd's own credentials, sending once: the outbox repeats."""
         client: SNSClient = self._client(None, f"sns-{region}", "sns", _CHANGE, region=region)

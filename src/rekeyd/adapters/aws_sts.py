@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 
 from rekeyd.adapters.aws_errors import FOREIGN, Call, ask, code_of
 from rekeyd.adapters.aws_session import AwsSessions
-from rekeyd.core.model import AccountId, Principal, Proof
+from rekeyd.core.model import AccessKeyId, AccountId, Principal, Proof
 from rekeyd.errors import Error
 from rekeyd.ports import CallerIdentity, Pair
 
@@ -53,6 +53,11 @@ class AwsSts:
             return CallerIdentity(account_id=AccountId(said["Account"]), arn=said["Arn"], user_id=said["UserId"])
 
         return ask(Call(action="sts:GetCallerIdentity", account_id=account_id), read)
+
+    def account_of_key(self, key_id: AccessKeyId) -> AccountId:
+        """Which account an access key belongs to, whosever it is. RefusedError: AWS knows no such key."""
+        call = Call(action="sts:GetAccessKeyInfo", account_id=None)
+        return ask(call, lambda: AccountId(self._sessions.own_sts().get_access_key_info(AccessKeyId=key_id)["Account"]))
 
     def credentials_expire_at(self, account_id: AccountId) -> datetime | None:
         """The end of rekeyd's own credentials is also the end of every role that they assume."""

@@ -13,7 +13,7 @@ from rekeyd.adapters.journal_outbox import put_into_outbox
 from rekeyd.core.model import AccountId, UserId
 from rekeyd.core.notice import Notice
 from rekeyd.core.reasons import Severity
-from rekeyd.ports import Alarm, Announcement, Brake
+from rekeyd.ports import Alarm, Announcement, Brake, ExposedKey
 
 _FLEET = "fleet"
 _ACKNOWLEDGEMENT = ("acknowledged_until", "acknowledged_by", "acknowledged_because")
@@ -73,6 +73,49 @@ class AlarmPart(JournalPart):
             )
             put_into_outbox(conn, [Announcement(kind=Notice.ACKNOWLEDGED, alarm=alarm, at=at)], channels)
             return alarm
+
+    def tell_exposed(self, exposed: ExposedKey) -> None:
+        """Again: the newest word counts."""
+        with self._store.write() as conn:
+            values = {
+                "account_id": exposed.account_id,
+                "user_name": exposed.user_name,
+                "told_by": exposed.told_by,
+                "told_at": exposed.told_at,
+                "because": exposed.because[: t.MAX_TEXT],
+                "over_at": None,
+            }
+            t.put(conn, t.exposed_key, {"key_id": exposed.key_id}, values)
+            append_event(
+                conn,
+                Recorded.EXPOSURE_TOLD,
+                at=exposed.told_at,
+                actor=exposed.told_by,
+                account_id=exposed.account_id,
+                user_name=exposed.user_name,
+                access_key_id=exposed.key_id,
+                detail={"because": exposed.because},
+            )
+
+    def exposed_keys(self, account_id: AccountId) -> tuple[ExposedKey, ...]:
+        c = t.exposed_key.c
+        wanted = sa.select(t.exposed_key).where(c.account_id == account_id, c.over_at.is_(None)).order_by(c.key_id)
+        with self._store.read() as conn:
+            rows = conn.execute(wanted).mappings().all()
+        return tuple(ExposedKey(**{name: row[name] for name in row if name != "over_at"}) for row in rows)
+
+    def exposure_over(self, exposed: ExposedKey, *, at: datetime) -> None:
+        with self._store.write() as conn:
+            conn.execute(sa.update(t.exposed_key).where(t.exposed_key.c.key_id == exposed.key_id).values(over_at=at))
+            append_event(
+                conn,
+                Recorded.EXPOSURE_ENDED,
+                at=at,
+                actor="daemon",
+                account_id=exposed.account_id,
+                user_name=exposed.user_name,
+                access_key_id=exposed.key_id,
+            )
 
     def brakes(self) -> tuple[Brake, ...]:
         with self._store.read() as conn:

@@ -22,6 +22,8 @@ _COMMANDS = (
     "explain",
     "audit",
     "status",
+    "alarms",
+    "root",
     "history",
     "brake",
     "config",

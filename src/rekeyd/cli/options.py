@@ -90,6 +90,14 @@ def given_before(session: Session) -> None:
     _before.set(session)
 
 
+def given_so_far(*, config: Path | None = None, json: bool = False, log_level: LogLevel | None = None) -> Session:
+    """What stood before the command, with what stands now."""
+    before = _before.get()
+    return replace(
+        before, config=config or before.config, json=json or before.json, log_level=log_level or before.log_level
+    )
+
+
 def command(
     app: typer.Typer, name: str | None = None, **settings: Any
 ) -> Callable[[Callable[..., ExitCode]], Callable[..., ExitCode]]:

@@ -88,6 +88,34 @@ def hub_policy(config: Config, partition: str) -> Printed:
     return _printed(statements, notes)
 
 
+def root_cleanup_policy(partition: str) -> Printed:
+    """For the person who runs `rekeyd root`; in the management account, or the delegated administrator's."""
+    tasks = [
+        f"arn:{partition}:iam::aws:policy/root-task/{task}"
+        for task in ("IAMAuditRootUserCredentials", "IAMDeleteRootUserCredentials")
+    ]
+    enter = _statement("EnterRootUsersForTheseTasks", "Allow", ("sts:AssumeRoot",), (f"arn:{partition}:iam::*:root",))
+    enter["Condition"] = {"ArnEquals": {"sts:TaskPolicyArn": tasks}}
+    look = _statement("Look", "Allow", ("iam:ListOrganizationsFeatures", "organizations:ListAccounts"), ("*",))
+    return _printed(
+        [enter, look],
+        ["a role for people, never the daemon's: root access keys that it deletes cannot be brought back"],
+    )
+
+
+def revoke_sessions_policy(partition: str, account_id: str | None) -> Printed:
+    """For the person who cuts sessions of an exposed key. PutUserPolicy is a way to any right: guard it well."""
+    arns = _Arns(partition=partition, account_id=account_id or "*")
+    actions = ("iam:PutUserPolicy", "iam:DeleteUserPolicy", "iam:GetUserPolicy")
+    return _printed(
+        [_statement("CutSessions", "Allow", actions, (arns.user("/", "*"),))],
+        [
+            "a role for people, never the daemon's: whoever may write a user's policies can give that user any right",
+            "grant it for the time of an incident, and put a permissions boundary on it",
+        ],
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Arns:
     partition: str

@@ -1,5 +1,6 @@
 """`rekeyd policy`: the rights that this configuration needs, to be given to AWS and Vault."""
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 policy = group("Print the rights that rekeyd needs. Remarks go to stderr.")
 app.add_typer(policy, name="policy")
+
+
+class Purpose(StrEnum):
+    ROOT_CLEANUP = "root-cleanup"
+    REVOKE_SESSIONS = "revoke-sessions"
 
 
 @command(policy, "aws")
@@ -35,12 +41,25 @@ def aws(
         bool,
         typer.Option("--hub", help="For rekeyd's own credentials, which enter the other accounts.", show_default=False),
     ] = False,
+    purpose: Annotated[
+        Purpose | None,
+        typer.Option("--for", help="The rights of a person instead of the daemon's.", show_default=False),
+    ] = None,
 ) -> ExitCode:
     """Print the IAM policy, as JSON."""
-    from rekeyd.cli.policies_aws import hub_policy, work_policy
+    from rekeyd.cli.policies_aws import hub_policy, revoke_sessions_policy, root_cleanup_policy, work_policy
 
     config = session.load()
     partition = _partition(config.aws.region)
+    if purpose is not None and hub:
+        raise UsageError("--hub is about the daemon, --for about a person", hint="give one of them")
+    match purpose:
+        case Purpose.ROOT_CLEANUP:
+            return _print(session, root_cleanup_policy(partition))
+        case Purpose.REVOKE_SESSIONS:
+            return _print(session, revoke_sessions_policy(partition, account))
+        case None:
+            pass
     if hub:
         if account is not None:
             raise UsageError("--hub is about no single account", hint="give --hub or --account, not both")

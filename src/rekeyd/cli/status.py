@@ -1,9 +1,9 @@
-"""`rekeyd status` and `rekeyd alarms`: what the journal knows, without asking AWS or Vault."""
+"""`rekeyd status`: what the journal knows, without asking AWS or Vault."""
 
 from typing import TYPE_CHECKING, Any
 
 from rekeyd.cli import output
-from rekeyd.cli.exits import SCHEMA_VERSION, ExitCode
+from rekeyd.cli.exits import ExitCode
 from rekeyd.cli.options import Session, command
 from rekeyd.cli.program import app
 
@@ -32,24 +32,6 @@ def status(session: Session) -> ExitCode:
     else:
         _show(content, clock.now())
     return exit_code(content["findings"])
-
-
-@command(app, "alarms")
-def alarms(session: Session) -> ExitCode:
-    """List the open alarms, the worst first. Exit code 3 if one is critical."""
-    from rekeyd.adapters.clock import SystemClock
-    from rekeyd.fleet.documents import finding_entry, time_text
-
-    config = session.load()
-    clock = SystemClock()
-    with reading(config, clock) as journal:
-        findings = [finding_entry(alarm) | {"id": alarm.fingerprint} for alarm in journal.alarms()]
-    findings.sort(key=worst_first)
-    if session.json:
-        output.document({"schema_version": SCHEMA_VERSION, "as_of": time_text(clock.now()), "alarms": findings})
-    else:
-        show_findings(findings, none="no alarm is open")
-    return exit_code(findings)
 
 
 def reading(config: "Config", clock: "SystemClock") -> "AbstractContextManager[SqlJournal]":

@@ -133,6 +133,8 @@ class Event(StrEnum):
     )
     ROOT_KEY_CHECKED = "root_key.checked", Level.DEBUG, "An account's root user was looked at and has no access key."
 
+    ROOT_KEY_DELETED = "root_key.deleted", Level.WARNING, "A person deleted an access key of an account's root user."
+
     # alarms and the brake
     ALARM_RAISED = (
         "alarm.raised",

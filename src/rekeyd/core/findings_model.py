@@ -119,6 +119,7 @@ def found(
     *,
     account_id: AccountId | None = None,
     principal: str | None = None,
+    access_key_id: AccessKeyId | None = None,
     detail: str = "",
 ) -> Finding:
     """A finding about an account, one of its users, or (without `account_id`) the fleet."""
@@ -128,8 +129,9 @@ def found(
         account_id=account_id,
         principal=principal,
         message=_sentence(reason.sentence, detail),
-        remedy=_filled(reason.remedy, account_id, principal, None),
+        remedy=_filled(reason.remedy, account_id, principal, access_key_id),
         cis=reason.cis,
+        access_key_id=access_key_id,
     )
 
 

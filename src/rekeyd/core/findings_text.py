@@ -145,8 +145,7 @@ _REMEDIES = {
     FindingReason.ROOT_ACCESS_KEY: (
         "find who made it and what uses it, then delete it; there is no undo. Sign in as the root user of account "
         "{account_id}: account name > Security credentials > Access keys. For a member account of an organization "
-        "with centralized root access: aws sts assume-root --target-principal {account_id} with the task policy "
-        "IAMDeleteRootUserCredentials, then aws iam list-access-keys and aws iam delete-access-key. "
+        "with centralized root access: rekeyd root delete-keys --account {account_id}. "
         "https://docs.aws.amazon.com/IAM/latest/UserGuide/id_root-user_manage_delete-key.html"
     ),
     FindingReason.ROOT_UNREADABLE: f"allow iam:GetAccountSummary; {_POLICY}",

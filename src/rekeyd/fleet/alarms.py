@@ -95,6 +95,12 @@ _NO_ACCOUNT: dict[str, _Part] = {
 }
 
 
+def longest_acknowledgement(alarm: Alarm) -> timedelta:
+    """A root key that is known is still a root key."""
+    root = alarm.severity == Severity.CRITICAL and alarm.reason.startswith("root_")
+    return timedelta(days=7) if root else timedelta(days=90)
+
+
 class LogNotifier:
     """Every announcement is a line of the log, at the level of the alarm's severity."""
 

@@ -25,7 +25,7 @@ from rekeyd.core.model import AccountId
 from rekeyd.core.policy import Policy
 from rekeyd.errors import AccessDeniedError, Error, StoppingError
 from rekeyd.logs import get_logger
-from rekeyd.ports import AccountStatus, Brake, Clock, CredentialReport, Iam, PrincipalStatus
+from rekeyd.ports import AccountStatus, Brake, Clock, CredentialReport, ExposedKey, Iam, PrincipalStatus
 
 log = get_logger()
 
@@ -112,6 +112,34 @@ def principal_findings(statuses: Iterable[PrincipalStatus]) -> tuple[Finding, ..
         for status in statuses
     )
     return tuple(finding for finding in findings if finding is not None)
+
+
+def exposed_findings(exposed: Iterable[ExposedKey]) -> tuple[Finding, ...]:
+    """Keys that a person said are in wrong hands."""
+    return tuple(
+        found(
+            FindingReason.KEY_EXPOSED,
+            account_id=each.account_id,
+            principal=each.user_name,
+            access_key_id=each.key_id,
+            detail=f"{each.key_id}, {each.because} ({each.told_by})",
+        )
+        for each in exposed
+    )
+
+
+def overdue_findings(statuses: Iterable[PrincipalStatus], *, now: datetime, patience: timedelta) -> tuple[Finding, ...]:
+    """Waits whose end passed by more than `patience` without another look: whatever was to come did not."""
+    return tuple(
+        found(
+            FindingReason.WAIT_OVERDUE,
+            account_id=each.account_id,
+            principal=each.user_name,
+            detail=f"it waited until {each.next_at:%Y-%m-%d %H:%M} UTC, because {each.reason.sentence}",
+        )
+        for each in statuses
+        if each.next_at is not None and each.looked_at < each.next_at and now - each.next_at > patience
+    )
 
 
 def account_findings(statuses: Iterable[AccountStatus], brakes: Iterable[Brake]) -> tuple[Finding, ...]:

@@ -1,0 +1,153 @@
+"""Root users of member accounts, by centralized root access: sessions of at most 15 minutes that may do one task.
+
+    RootAccess(sessions).enabled()             whether the organization has it
+    RootAccess(sessions).look(account_id)      task IAMAuditRootUserCredentials
+    RootAccess(sessions).delete_key(…)         task IAMDeleteRootUserCredentials; there is no undo
+
+The management account has no such way in. IAM is called without a user's name: that means the root user itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rekeyd.adapters.aws_errors import FOREIGN, Call, ask, change_failure, read_failure
+from rekeyd.adapters.aws_session import AwsSessions
+from rekeyd.core.model import AccessKeyId, AccountId
+from rekeyd.errors import Error, NotFoundError, RefusedError
+
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
+
+T = TypeVar("T")
+
+_AUDIT = "IAMAuditRootUserCredentials"
+_DELETE = "IAMDeleteRootUserCredentials"
+_SESSION_SECONDS = 900
+"""The most that AWS gives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootKey:
+    id: AccessKeyId | None
+    """None: seen in the credential report, which does not tell it."""
+    active: bool
+    created_at: datetime
+    last_used_at: datetime | None
+    """None: AWS has no use on record."""
+    last_service: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootUser:
+    account_id: AccountId
+    keys: tuple[RootKey, ...]
+    password: bool | None
+    """None: it cannot be told."""
+    mfa: bool | None
+    certificates: bool | None
+
+
+class RootAccess:
+    """With rekeyd's own credentials, or a person's: those of the command. The daemon never makes one."""
+
+    def __init__(self, sessions: AwsSessions) -> None:
+        self._sessions = sessions
+
+    def enabled(self) -> bool:
+        """Whether credentials of members' root users can be managed here. AccessDeniedError: it may not be asked."""
+        call = Call(action="iam:ListOrganizationsFeatures", account_id=None)
+        try:
+            features: Any = ask(call, lambda: self._sessions.own_iam().list_organizations_features())
+        except NotFoundError:
+            return False
+        except RefusedError as error:
+            if "OrganizationNotFound" in error.message or "ServiceAccessNotEnabled" in error.message:
+                return False
+            raise
+        return "RootCredentialsManagement" in features.get("EnabledFeatures", [])
+
+    def look(self, account_id: AccountId) -> RootUser:
+        """Raises for whatever cannot be read: half a look must not be taken for "no keys"."""
+        iam = self._iam(account_id, _AUDIT)
+        try:
+            summary: Any = self._read(account_id, "GetAccountSummary", lambda: iam.get_account_summary()["SummaryMap"])
+            keys = self._keys(iam, account_id)
+        finally:
+            iam.close()
+        return RootUser(
+            account_id=account_id,
+            keys=keys,
+            password=_flag(summary, "AccountPasswordPresent"),
+            mfa=_flag(summary, "AccountMFAEnabled"),
+            certificates=_flag(summary, "AccountSigningCertificatesPresent"),
+        )
+
+    def keys(self, account_id: AccountId) -> tuple[RootKey, ...]:
+        iam = self._iam(account_id, _AUDIT)
+        try:
+            return self._keys(iam, account_id)
+        finally:
+            iam.close()
+
+    def delete_key(self, account_id: AccountId, key_id: AccessKeyId) -> None:
+        """For good. A key that is gone already is success; OutcomeUnknownError: look again."""
+        iam = self._iam(account_id, _DELETE)
+        call = Call(action="iam:DeleteAccessKey", account_id=account_id)
+        failure: Error | None = None
+        try:
+            answer: Any = iam.delete_access_key(AccessKeyId=key_id)
+            if not answer["ResponseMetadata"].get("RequestId"):
+                raise TypeError("the answer has no request id")
+        except FOREIGN as error:
+            failure = change_failure(error, call)
+        finally:
+            iam.close()
+        if failure is not None and not isinstance(failure, NotFoundError):
+            raise failure
+
+    def _keys(self, iam: "IAMClient", account_id: AccountId) -> tuple[RootKey, ...]:
+        listed: Any = self._read(account_id, "ListAccessKeys", lambda: iam.list_access_keys()["AccessKeyMetadata"])
+        return tuple(self._key(iam, account_id, each) for each in listed)
+
+    def _key(self, iam: "IAMClient", account_id: AccountId, listed: Any) -> RootKey:
+        key_id = AccessKeyId(listed["AccessKeyId"])
+        last: Any = self._read(
+            account_id,
+            "GetAccessKeyLastUsed",
+            lambda: iam.get_access_key_last_used(AccessKeyId=key_id)["AccessKeyLastUsed"],
+        )
+        used_at = last.get("LastUsedDate")
+        return RootKey(
+            id=key_id,
+            active=listed["Status"] == "Active",
+            created_at=listed["CreateDate"].astimezone(UTC),
+            last_used_at=None if used_at is None else used_at.astimezone(UTC),
+            last_service=last.get("ServiceName") if used_at is not None else None,
+        )
+
+    def _iam(self, account_id: AccountId, task: str) -> "IAMClient":
+        policy_arn = f"arn:{self._sessions.partition}:iam::aws:policy/root-task/{task}"
+        call = Call(action="sts:AssumeRoot", account_id=account_id)
+        answer: Any = ask(
+            call,
+            lambda: self._sessions.own_sts().assume_root(
+                TargetPrincipal=account_id,
+                TaskPolicyArn={"arn": policy_arn},
+                DurationSeconds=_SESSION_SECONDS,
+            )["Credentials"],
+        )
+        return self._sessions.iam_with(answer["AccessKeyId"], answer["SecretAccessKey"], answer["SessionToken"])
+
+    def _read(self, account_id: AccountId, action: str, read: Callable[[], T]) -> T:
+        call = Call(action=f"iam:{action}", account_id=account_id, user_name="root")
+        try:
+            return read()
+        except FOREIGN as error:
+            failure = read_failure(error, call)
+        raise failure
+
+
+def _flag(summary: Any, name: str) -> bool | None:
+    return None if name not in summary else summary[name] != 0

@@ -1,0 +1,340 @@
+"""Alarms through real channels: an SMTP server, a webhook receiver, SNS of the emulator, a dead-man's switch."""
+
+import importlib.util
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import default as email_policy
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from rekeyd.adapters.aws_session import AwsSessions, AwsSettings
+from rekeyd.adapters.channel_apprise import apprise_channels
+from rekeyd.adapters.channel_webhook import Webhook
+from rekeyd.adapters.channels import ChannelSettings, channels_of
+from rekeyd.adapters.clock import SystemClock
+from rekeyd.adapters.heartbeat import Heartbeat
+from rekeyd.core.notice import Notice
+from rekeyd.demo.emulator import EmulatedAws
+from rekeyd.errors import ConfigError, RefusedError, TemporaryError
+from rekeyd.fleet.messages import message_of
+from rekeyd.ports import Alarm, Announcement, Batch, Message
+from tests.secret_registry import write_secret
+
+pytestmark = pytest.mark.slow
+
+ACCOUNT = "111122223333"
+SECRET = "f3b0c1-signing-secret"
+DOC = Path(__file__).parents[2] / "docs" / "webhook-receiver.py"
+
+
+def message(text: str = "the account's root user has an access key: für immer") -> Message:
+    now = SystemClock().now()
+    alarm = Alarm(
+        fingerprint="0a1fce851d2a060c",
+        severity="critical",
+        reason="root_access_key",
+        account_id=ACCOUNT,  # type: ignore[arg-type]
+        principal=None,
+        message=text,
+        remedy="delete it",
+        cis=("CIS v7.0 2.4",),
+        first_seen_at=now,
+        last_seen_at=now,
+        notified_at=now,
+    )
+    batch = Batch(id="a1b2c3d4", channel="x", announcements=(Announcement(kind=Notice.RAISED, alarm=alarm, at=now),))
+    return message_of(batch, instance="test", names={ACCOUNT: "shop"}, at=now)  # type: ignore[dict-item]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# --- e-mail ----------------------------------------------------------------------------------------------------------
+
+
+class Mailbox:
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+
+    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's
+        parsed = BytesParser(policy=email_policy).parsebytes(envelope.content)
+        assert isinstance(parsed, EmailMessage)
+        self.mails.append(parsed)
+        return "250 taken"
+
+
+@contextmanager
+def smtp_server(box: Mailbox) -> Iterator[int]:
+    from aiosmtpd.controller import Controller
+
+    controller = Controller(box, hostname="127.0.0.1", port=free_port())
+    controller.start()
+    try:
+        yield controller.port
+    finally:
+        controller.stop()
+
+
+def urls_file(tmp_path: Path, *urls: str) -> Path:
+    file = tmp_path / "alarm-urls"
+    file.write_text("# where alarms go\n\n" + "\n".join(urls) + "\n")
+    return file
+
+
+def test_an_alarm_arrives_as_mail(tmp_path: Path) -> None:
+    box = Mailbox()
+    with smtp_server(box) as port:
+        url = f"mailto://127.0.0.1:{port}?from=rekeyd@example.org&to=ops@example.org&mode=insecure"
+        (channel,) = apprise_channels(urls_file(tmp_path, url))
+        channel.send(message())
+    (mail,) = box.mails
+    assert mail["To"] == "ops@example.org"
+    assert (
+        mail["Subject"] == f"rekeyd test: CRITICAL: the account's root user has an access key (account {ACCOUNT} shop)"
+    )
+    text = mail.get_body(("plain",))
+    assert text is not None
+    assert "für immer" in text.get_content()
+    assert "What to do: delete it" in text.get_content()
+
+
+def test_a_mail_server_that_is_down_is_told_as_such_without_its_address(tmp_path: Path) -> None:
+    host = f"alice:hunter2-of-alice@127.0.0.1:{free_port()}"
+    url = f"mailto://{host}?from=rekeyd@example.org&to=ops@example.org&mode=insecure"
+    (channel,) = apprise_channels(urls_file(tmp_path, url))
+    with pytest.raises(TemporaryError, match="did not take the message") as raised:
+        channel.send(message())
+    assert "hunter2" not in str(raised.value) + channel.name
+    assert channel.name.startswith("mailto-")
+
+
+def test_a_url_that_apprise_does_not_know_is_a_channel_that_fails(tmp_path: Path) -> None:
+    file = urls_file(tmp_path, "nonsense://T0KEN")
+    with pytest.raises(ConfigError, match='begins with "nonsense:"') as raised:
+        apprise_channels(file)
+    assert "T0KEN" not in str(raised.value)
+    (broken,) = channels_of(ChannelSettings(urls_file=file), sessions("http://127.0.0.1:1"))
+    assert broken.name == "apprise"
+    with pytest.raises(ConfigError, match="does not understand"):
+        broken.send(message())
+
+
+def test_the_names_of_channels_do_not_depend_on_the_order_of_lines(tmp_path: Path) -> None:
+    one, two = "json://127.0.0.1:1/a", "json://127.0.0.1:1/b"
+    before = {channel.name for channel in apprise_channels(urls_file(tmp_path, one, two))}
+    after = {channel.name for channel in apprise_channels(urls_file(tmp_path, two, one))}
+    assert before == after
+    assert len(before) == 2
+
+
+# --- the webhook -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def example() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("webhook_receiver", DOC)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def receiver(example: ModuleType) -> Iterator[Any]:
+    with serving(example.Receiver(SECRET.encode(), ("127.0.0.1", 0))) as server:
+        yield server
+
+
+@contextmanager
+def serving(server: HTTPServer) -> Iterator[HTTPServer]:
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join(timeout=10)
+        server.server_close()
+
+
+def webhook(tmp_path: Path, port: int, *, secret: str = SECRET) -> Webhook:
+    url_file, secret_file = tmp_path / "url", tmp_path / "secret"
+    write_secret(url_file, f"http://127.0.0.1:{port}/alarms")
+    write_secret(secret_file, secret)
+    return Webhook(url_file=url_file, secret_file=secret_file)
+
+
+def test_the_example_receiver_takes_what_is_signed_once(tmp_path: Path, receiver: Any) -> None:
+    channel = webhook(tmp_path, receiver.server_port)
+    channel.send(message())
+    channel.send(message())
+    (taken,) = receiver.messages
+    assert taken["id"] == "a1b2c3d4"
+    assert taken["alarms"][0]["account_name"] == "shop"
+    assert "für immer" in taken["text"]
+
+
+def test_the_example_receiver_refuses_a_wrong_signature(tmp_path: Path, receiver: Any) -> None:
+    with pytest.raises(RefusedError, match="answered 403"):
+        webhook(tmp_path, receiver.server_port, secret="another-secret-0001").send(message())
+    assert receiver.messages == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "change", "genuine"),
+    [(0, b"", True), (300, b"", True), (301, b"", False), (-301, b"", False), (0, b" ", False)],
+    ids=["fresh", "just in time", "recorded", "from the future", "changed on the way"],
+)
+def test_the_example_receiver_looks_at_time_and_body(
+    example: ModuleType, seconds: int, change: bytes, genuine: bool
+) -> None:
+    from rekeyd.adapters.channel_webhook import signature
+    from rekeyd.core.secret import Secret
+
+    header = f"t=1000,v1={signature(Secret(SECRET), '1000', b'{}')}"
+    assert example.is_genuine(SECRET.encode(), header, b"{}" + change, now=1000 + seconds) is genuine
+
+
+class Scripted(HTTPServer):
+    def __init__(self, *answers: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Script)
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+
+class _Script(BaseHTTPRequestHandler):
+    server: Scripted
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.send_response(self.server.answers.pop(0))
+        self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(("status", "error"), [(500, TemporaryError), (429, TemporaryError), (307, TemporaryError)])
+def test_a_webhook_that_does_not_take_it_is_asked_once(tmp_path: Path, status: int, error: type[Exception]) -> None:
+    with serving(Scripted(status, 200)) as server:
+        with pytest.raises(error, match=f"answered {status}"):
+            webhook(tmp_path, server.server_port).send(message())
+        assert isinstance(server, Scripted)
+        assert server.asked == ["/alarms"]
+
+
+def test_a_webhook_over_the_network_without_tls_is_refused(tmp_path: Path) -> None:
+    url_file, secret_file = tmp_path / "url", tmp_path / "secret"
+    write_secret(url_file, "http://hooks.example/T0KEN")
+    write_secret(secret_file, SECRET)
+    with pytest.raises(ConfigError, match="must begin with https") as raised:
+        Webhook(url_file=url_file, secret_file=secret_file)
+    assert "T0KEN" not in str(raised.value)
+
+
+def test_a_webhook_that_cannot_be_reached_is_told_without_its_address(tmp_path: Path) -> None:
+    with pytest.raises(TemporaryError, match="cannot be reached") as raised:
+        webhook(tmp_path, free_port()).send(message())
+    assert "alarms" not in str(raised.value)
+    assert raised.value.__cause__ is None
+    assert raised.value.__context__ is None
+
+
+# --- Amazon SNS ------------------------------------------------------------------------------------------------------
+
+
+def sessions(endpoint_url: str) -> AwsSessions:
+    return AwsSessions(AwsSettings(region="us-east-1", endpoint_url=endpoint_url), instance="test")
+
+
+def test_an_alarm_arrives_in_a_queue_by_way_of_sns(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmulatedAws(hub=ACCOUNT) as aws:
+        for name, value in aws.daemon_environment().items():
+            monkeypatch.setenv(name, value)
+        sns, sqs = aws.client("sns"), aws.client("sqs")
+        topic = sns.create_topic(Name="rekeyd")["TopicArn"]
+        queue = sqs.create_queue(QueueName="ops")["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+        (channel,) = channels_of(ChannelSettings(sns_topic_arn=topic), sessions(aws.url))
+        channel.send(message("x" * 400))
+        (received,) = sqs.receive_message(QueueUrl=queue)["Messages"]
+        told = json.loads(received["Body"])
+        assert told["Subject"].startswith("rekeyd test: CRITICAL: x")
+        assert len(told["Subject"]) < 100
+        assert json.loads(told["Message"])["alarms"][0]["reason"] == "root_access_key"
+
+        (gone,) = channels_of(ChannelSettings(sns_topic_arn=topic + "-gone"), sessions(aws.url))
+        with pytest.raises(RefusedError, match=f"sns:Publish for {ACCOUNT}"):
+            gone.send(message())
+        with aws_denies(aws, "Publish"), pytest.raises(RefusedError, match="sns:Publish"):
+            channel.send(message())
+
+
+@contextmanager
+def aws_denies(aws: EmulatedAws, action: str) -> Iterator[None]:
+    denial = aws.deny(ACCOUNT, action)
+    yield
+    denial.lift()
+
+
+# --- the dead-man's switch -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def switched(tmp_path: Path) -> Callable[[int], Heartbeat]:
+    def make(port: int) -> Heartbeat:
+        write_secret(tmp_path / "beat", f"http://127.0.0.1:{port}/beat")
+        return Heartbeat(tmp_path / "beat")
+
+    return make
+
+
+def test_passes_that_ended_well_feed_the_switch_and_silence_does_not(switched: Callable[[int], Heartbeat]) -> None:
+    with serving(Scripted(200, 200)) as server:
+        assert isinstance(server, Scripted)
+        heart = switched(server.server_port)
+        heart.send()
+        assert server.asked == []
+        for _ in range(30):
+            heart.wish()
+        heart.send()
+        heart.send()
+        assert server.asked == ["/beat"]
+        heart.wish()
+        heart.send()
+        assert server.asked == ["/beat", "/beat"]
+
+
+def test_a_switch_that_does_not_answer_is_tried_twice_and_told_once(
+    switched: Callable[[int], Heartbeat], log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    with serving(Scripted(500, 500, 500, 500)) as server:
+        heart = switched(server.server_port)
+        for _ in range(2):
+            heart.wish()
+            heart.send()
+        assert isinstance(server, Scripted)
+        assert server.answers == []
+    told = [line for line in log_lines() if line["event"] == "notification.failed"]
+    assert [line["error"] for line in told] == ["the heartbeat's address answered 500"]

@@ -1,0 +1,198 @@
+"""`rekeyd root` over an emulated organization: what it shows, and every way in which it must not delete."""
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rekeyd.adapters.clock import SystemClock
+from rekeyd.adapters.journal import open_journal
+from rekeyd.cli.main import ended_with
+from rekeyd.demo.emulator import EmulatedAws
+from tests.secret_registry import write_secret
+
+pytestmark = pytest.mark.slow
+
+HUB = "111122223333"
+SHOP, BANK, LAB = "222233334444", "333344445555", "444455556666"
+DAY = timedelta(days=1)
+
+CONFIG = """
+[aws.organization]
+role_name = "rekeyd"
+[vault]
+address = "http://127.0.0.1:1"
+[vault.auth]
+token_file = "{token}"
+[journal]
+url = "sqlite:///{folder}/journal.db"
+"""
+
+
+class Desk:
+    """A person's terminal: commands in this process, against the emulator."""
+
+    def __init__(self, aws: EmulatedAws, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.aws = aws
+        self.folder = folder
+        self._capsys = capsys
+        self.err = ""
+
+    def run(self, *arguments: str) -> tuple[int, Any]:
+        self._capsys.readouterr()
+        code = ended_with([*arguments, "--json", "--config", str(self.folder / "config.toml")])
+        said = self._capsys.readouterr()
+        self.err = said.err
+        return code, json.loads(said.out)
+
+    def delete(self, account_id: str, *more: str) -> tuple[int, Any]:
+        return self.run("root", "delete-keys", "--account", account_id, *more)
+
+    def keys_left(self, account_id: str) -> int:
+        return len(self.aws.world.keys_of(account_id, None))
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Desk]:
+    write_secret(tmp_path / "token", "not-a-token-of-anything")
+    (tmp_path / "config.toml").write_text(CONFIG.format(token=tmp_path / "token", folder=tmp_path))
+    with EmulatedAws(hub=HUB) as aws:
+        aws.create_organization({SHOP: "shop", BANK: "bank", LAB: "lab"}, root_access=True)
+        for account_id in (SHOP, BANK, LAB):
+            aws.add_role(account_id, "rekeyd")
+        now = SystemClock().now()
+        aws.add_root_key(SHOP, last_used_at=now - 200 * DAY)
+        aws.world.date_key(aws.world.keys_of(SHOP, None)[0], now - 400 * DAY)
+        aws.add_root_key(BANK, last_used_at=now - 3 * DAY)
+        aws.world.date_key(aws.world.keys_of(BANK, None)[0], now - 400 * DAY)
+        for name, value in aws.daemon_environment().items():
+            monkeypatch.setenv(name, value)
+        yield Desk(aws, tmp_path, capsys)
+
+
+def test_the_audit_shows_every_account_and_enters_members_by_root_session(desk: Desk) -> None:
+    code, shown = desk.run("root", "audit")
+    assert code == 3
+    assert shown["centralized_root_access"] is True
+    by_account = {each["account_id"]: each for each in shown["accounts"]}
+    assert {account_id: each["via"] for account_id, each in by_account.items()} == {
+        HUB: "role",
+        SHOP: "root session",
+        BANK: "root session",
+        LAB: "root session",
+    }
+    (key,) = by_account[SHOP]["keys"]
+    assert key["access_key_id"].startswith("AKIA")
+    assert (key["status"], key["age_days"]) == ("Active", 400)
+    assert key["last_used_at"] is not None
+    assert by_account[LAB]["keys"] == by_account[HUB]["keys"] == []
+    assert {type(by_account[LAB][name]) for name in ("password", "mfa")} == {bool}
+
+
+def test_the_audit_costs_four_calls_for_an_account_with_a_key_and_three_for_one_without(desk: Desk) -> None:
+    desk.run("root", "audit")
+    calls = dict.fromkeys((SHOP, LAB), 0)
+    for request in desk.aws.requests:
+        if request.account_id in calls:
+            calls[request.account_id] += 1
+    # And AssumeRoot for each, which the hub's own credentials ask for.
+    assert calls == {SHOP: 3, LAB: 2}
+
+
+def test_without_centralized_root_access_members_are_entered_by_their_role(desk: Desk) -> None:
+    desk.aws.create_organization({SHOP: "shop", BANK: "bank", LAB: "lab"}, root_access=False)
+    code, shown = desk.run("root", "audit")
+    assert code == 3
+    assert shown["centralized_root_access"] is False
+    by_account = {each["account_id"]: each for each in shown["accounts"]}
+    assert by_account[SHOP]["via"] == "role"
+    assert [key["access_key_id"] for key in by_account[SHOP]["keys"]] == [None]
+    assert by_account[LAB]["keys"] == []
+
+
+def test_an_account_that_cannot_be_entered_is_said_and_is_not_clear(desk: Desk) -> None:
+    desk.aws.deny(LAB, "ListAccessKeys")
+    code, shown = desk.run("root", "audit", "--account", LAB)
+    assert code == 1
+    (only,) = shown["accounts"]
+    assert only["error"].startswith("iam:ListAccessKeys for 444455556666/root was refused")
+
+
+def test_deleting_removes_exactly_the_keys_of_the_named_account(desk: Desk) -> None:
+    code, said = desk.delete(SHOP, "--confirm", SHOP)
+    assert code == 0
+    assert len(said["deleted"]) == 1
+    assert (desk.keys_left(SHOP), desk.keys_left(BANK)) == (0, 1)
+    assert f"{said['deleted'][0]} Active, 400d old, last used" in desk.err
+    code, again = desk.delete(SHOP, "--confirm", SHOP)
+    assert (code, again["deleted"]) == (0, [])
+
+
+def test_a_deletion_is_in_the_audit_trail_before_and_after(desk: Desk) -> None:
+    _, said = desk.delete(SHOP, "--confirm", SHOP)
+    url = f"sqlite:///{desk.folder}/journal.db"
+    with open_journal(url, instance="default", clock=SystemClock(), read_only=True) as journal:
+        events = [event for event in journal.history() if event.event.startswith("root_key.")]
+    assert [event.event for event in events] == ["root_key.delete_intended", "root_key.deleted"]
+    assert {event.access_key_id for event in events} == set(said["deleted"])
+    assert all(event.actor.startswith("user:") and event.account_id == SHOP for event in events)
+
+
+WRONG_WAYS: dict[str, tuple[str, tuple[str, ...], int, str]] = {
+    "a key that was used recently": (BANK, ("--confirm", BANK), 4, "used, or made, within the last 90d"),
+    "another account's id typed": (SHOP, ("--confirm", BANK), 2, f'"{BANK}" is not the account id {SHOP}'),
+    "nobody there to type it": (SHOP, (), 2, "there is no terminal"),
+    "the management account": (HUB, ("--confirm", HUB), 4, "cannot be entered from outside"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_WAYS)
+def test_nothing_is_deleted_in_a_wrong_way(desk: Desk, wrong: str) -> None:
+    account_id, options, code, message = WRONG_WAYS[wrong]
+    desk.aws.add_root_key(HUB)
+    ended, said = desk.delete(account_id, *options)
+    assert ended == code
+    assert message in said["error"]["message"]
+    assert (desk.keys_left(SHOP), desk.keys_left(BANK), desk.keys_left(HUB)) == (1, 1, 1)
+    assert not [request for request in desk.aws.requests if request.op == "DeleteAccessKey"]
+
+
+def test_the_management_account_gets_the_steps_to_take_by_hand(desk: Desk) -> None:
+    _, said = desk.delete(HUB, "--confirm", HUB)
+    assert "Security credentials > Access keys" in said["error"]["hint"]
+
+
+def test_a_used_key_is_deleted_only_when_that_is_said(desk: Desk) -> None:
+    code, _ = desk.delete(BANK, "--confirm", BANK, "--force-used")
+    assert code == 0
+    assert desk.keys_left(BANK) == 0
+
+
+def test_a_key_just_made_counts_as_used(desk: Desk) -> None:
+    desk.aws.add_root_key(LAB)
+    code, said = desk.delete(LAB, "--confirm", LAB)
+    assert code == 4
+    assert "used, or made" in said["error"]["message"]
+
+
+def test_a_role_that_may_not_enter_root_users_deletes_nothing(desk: Desk) -> None:
+    desk.aws.deny(HUB, "AssumeRoot")
+    code, said = desk.delete(SHOP, "--confirm", SHOP)
+    assert code == 1
+    assert said["error"]["code"] == "access_denied"
+    assert desk.keys_left(SHOP) == 1
+
+
+@pytest.mark.parametrize("purpose", ["root-cleanup", "revoke-sessions"])
+def test_a_person_gets_a_policy_of_their_own(desk: Desk, purpose: str) -> None:
+    code, said = desk.run("policy", "aws", "--for", purpose)
+    assert code == 0
+    actions = {action for each in json.loads(said["document"])["Statement"] for action in each["Action"]}
+    daemons = json.loads(desk.run("policy", "aws")[1]["document"])
+    allowed = {a for each in daemons["Statement"] if each["Effect"] == "Allow" for a in each["Action"]}
+    dangerous = {"sts:AssumeRoot", "iam:PutUserPolicy"}
+    assert actions & dangerous
+    assert not allowed & dangerous
