@@ -59,7 +59,10 @@ class SqliteStore:
             if not read_only:
                 _prepare_file(path)
             elif not path.exists():
-                raise JournalError(f"there is no journal at {path}", hint="the daemon makes it when it starts")
+                raise JournalError(
+                    f"there is no journal at {path}",
+                    hint="the daemon makes it when it starts, and rotate-now when it is first used",
+                )
             refuse_network_filesystem(path.parent)
             self.owners = FileOwners(path.with_name(f"{path.name}.owners"))
             with _locks_lock:
