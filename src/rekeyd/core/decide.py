@@ -164,9 +164,9 @@ def _continue_rollback(seen: Observed, rotation: Rotation) -> Action:
         if seen.proof is not None and seen.proof.result is not Proof.ACCEPTED:
             return Refuse(reason=Reason.PROOF_UNAVAILABLE, key_id=target.id)
         return ProveHeld(reason=Reason.PUBLISHED_BUT_UNRECORDED, publishes=rotation.id)
-    version = seen.history.latest_naming(target.id) if seen.history is not None else None
     if seen.history is None:
         return Refuse(reason=Reason.VAULT_UNREADABLE, key_id=target.id)
+    version = seen.history.latest_naming(target.id)
     if version is None:
         return Close(rotation_id=rotation.id, reason=Reason.ROLLBACK_IMPOSSIBLE, completed=False)
     return Republish(rotation_id=rotation.id, key_id=target.id, version=version.version, reason=Reason.ROLLBACK)
@@ -294,9 +294,9 @@ def _is_open_old_key(seen: Observed, key: AccessKey) -> bool:
 def _vault_shows_replaced(seen: Observed, key: AccessKey) -> bool:
     """Without a journal: an older version, or the note of the current one, names this older key."""
     held = seen.held
-    if not isinstance(seen.vault, VaultHeld) or held is None or key.created_at >= held.created_at:
+    if held is None or key.created_at >= held.created_at:
         return False
-    note = seen.vault.note
+    note = seen.vault.note if isinstance(seen.vault, VaultHeld) else None
     if (
         note is not None
         and note.user_id == seen.principal.user_id
@@ -360,8 +360,8 @@ def _spare(seen: Observed, policy: Policy, now: datetime) -> Action:
         due = due_at(policy, seen.principal, stays.created_at)
         if policy.adopt is Adopt.WHEN_DUE and now < due:
             return Wait(until=due, reason=Reason.NOT_DUE)
-    if seen.gate is not None and _binds(seen):
-        return Refuse(reason=seen.gate.reason, until=seen.gate.until)
+    if refusal := _shut(seen):
+        return refusal
     return StartRetirement(key_id=spares[0].id, why=RetireWhy.SPARE, reason=Reason.SPARE_KEY)
 
 
@@ -388,8 +388,8 @@ def _open_when_due(seen: Observed, policy: Policy, old: AccessKey, kind: Rotatio
 
 def _open(seen: Observed, kind: RotationKind, reason: Reason, old: AccessKey | None, now: datetime) -> Action:
     asked = seen.asked
-    if seen.gate is not None and _binds(seen):
-        return Refuse(reason=seen.gate.reason, until=seen.gate.until)
+    if refusal := _shut(seen):
+        return refusal
     if asked is None and seen.windows is not None:
         upcoming = next((w for w in seen.windows if now < w.end), None)
         if upcoming is None or now < upcoming.start:
@@ -402,10 +402,12 @@ def _open(seen: Observed, kind: RotationKind, reason: Reason, old: AccessKey | N
     return OpenRotation(kind=kind, reason=reason, old_key_id=None if old is None else old.id)
 
 
-def _binds(seen: Observed) -> bool:
+def _shut(seen: Observed) -> Refuse | None:
     """An emergency is bound by nothing but the observe mode; a named `rotate-now` by what says so."""
-    if seen.gate is None:
-        return False
-    if seen.gate.reason is Reason.OBSERVE_MODE or seen.asked is None:
-        return True
-    return seen.gate.binds_asked and not seen.asked.emergency
+    gate, asked = seen.gate, seen.asked
+    if gate is None:
+        return None
+    passes = asked is not None and (asked.emergency or not gate.binds_asked)
+    if passes and gate.reason is not Reason.OBSERVE_MODE:
+        return None
+    return Refuse(reason=gate.reason, until=gate.until)

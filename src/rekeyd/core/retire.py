@@ -26,8 +26,8 @@ from rekeyd.core.model import (
 from rekeyd.core.policy import Policy, StillUsed
 from rekeyd.core.reasons import Reason
 
-# A person said so about exactly these, so there is no overlap to give to consumers.
-_WITHOUT_OVERLAP = frozenset({RetireWhy.REPLACED, RetireWhy.SPARE, RetireWhy.ORPHAN})
+# A person said so about exactly these: with Vault empty, nothing else lets a key go.
+_BY_A_PERSONS_WORD = frozenset({RetireWhy.REPLACED, RetireWhy.SPARE, RetireWhy.ORPHAN})
 
 
 def retire(seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime) -> Action:
@@ -40,33 +40,34 @@ def retire(seen: Observed, policy: Policy, key: AccessKey, retirement: Retiremen
 def _towards_deactivation(
     seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime
 ) -> Action:
-    if retirement.deactivated_at is not None or retirement.reactivated:
+    if retirement.deactivated_at is not None:
         return Refuse(reason=Reason.REACTIVATED, key_id=key.id)
-    reason = Reason.OVERLAP_ENDED
-    if _ended_early(seen):
-        reason = Reason.ENDED_EARLY
-    elif not _without_overlap(seen, key, retirement):
-        overlap_ends = retirement.started_at + policy.overlap
-        if now < overlap_ends:
-            return Wait(until=overlap_ends, reason=Reason.IN_OVERLAP, key_id=key.id)
-        held_back = _use_gate(policy, key, policy.unused_for, overlap_ends, now)
-        if isinstance(held_back, Refuse):
-            return held_back
-        reason = held_back
-    elif retirement.why is RetireWhy.SPARE:
-        held_back = _use_gate(policy, key, policy.spare_key_silent_for, None, now)
-        if isinstance(held_back, Refuse):
-            return held_back
-        reason = Reason.SPARE_KEY
-    elif retirement.why is RetireWhy.ORPHAN:
-        if refusal := _never_used_gate(key):
-            return refusal
-        reason = Reason.ORPHAN_PRESUMED
-    elif retirement.why is RetireWhy.REPLACED:
-        reason = Reason.REPLACE_ASKED
-    else:
-        reason = Reason.EMERGENCY
+    reason = _may_be_deactivated(seen, policy, key, retirement, now)
+    if not isinstance(reason, Reason):
+        return reason
     return _proof_missing(seen, key, retirement) or Deactivate(key_id=key.id, reason=reason)
+
+
+def _may_be_deactivated(
+    seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime
+) -> Wait | Refuse | Reason:
+    """The reason for which its time is over; else what it waits for, or what stands against it."""
+    if _ended_early(seen):
+        return Reason.ENDED_EARLY
+    match retirement.why:
+        case RetireWhy.REPLACED:
+            return Reason.REPLACE_ASKED
+        case RetireWhy.SPARE:
+            return _use_gate(policy, key, policy.spare_key_silent_for, None, Reason.SPARE_KEY, now)
+        case RetireWhy.ORPHAN:
+            return _never_used_gate(key) or Reason.ORPHAN_PRESUMED
+        case RetireWhy.OVERLAP | RetireWhy.SUPERSEDED | RetireWhy.ROLLED_BACK:
+            if _is_old_key_of_emergency(seen, key):
+                return Reason.EMERGENCY
+            overlap_ends = retirement.started_at + policy.overlap
+            if now < overlap_ends:
+                return Wait(until=overlap_ends, reason=Reason.IN_OVERLAP, key_id=key.id)
+            return _use_gate(policy, key, policy.unused_for, overlap_ends, Reason.OVERLAP_ENDED, now)
 
 
 def _towards_deletion(seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime) -> Action:
@@ -92,24 +93,30 @@ def _ended_early(seen: Observed) -> bool:
     return seen.asked is not None and seen.asked.emergency
 
 
-def _without_overlap(seen: Observed, key: AccessKey, retirement: Retirement) -> bool:
-    if retirement.why in _WITHOUT_OVERLAP:
-        return True
+def _is_old_key_of_emergency(seen: Observed, key: AccessKey) -> bool:
     rotation = seen.journal.rotation
     return rotation is not None and rotation.kind is RotationKind.EMERGENCY and rotation.old_key_id == key.id
 
 
 def _use_gate(
-    policy: Policy, key: AccessKey, silent_for: timedelta, held_from: datetime | None, now: datetime
+    policy: Policy,
+    key: AccessKey,
+    silent_for: timedelta,
+    held_from: datetime | None,
+    reason: Reason,
+    now: datetime,
 ) -> Refuse | Reason:
-    """Refuse while the key is, or may be, in use; else the reason for which it may be deactivated."""
+    """Refuse while the key is, or may be, in use; else `reason`, or that it is held no longer.
+
+    `held_from`: since when its use holds it; None: however long, `still_used` does not apply.
+    """
     if key.last_use is None or isinstance(key.last_use, UseUnknown):
         return Refuse(reason=Reason.LAST_USE_UNKNOWN, key_id=key.id)
     if isinstance(key.last_use, NeverUsed):
-        return Reason.OVERLAP_ENDED
+        return reason
     silent_at = key.last_use.at + silent_for
     if now >= silent_at:
-        return Reason.OVERLAP_ENDED
+        return reason
     if policy.still_used is StillUsed.DEACTIVATE and held_from is not None:
         hold_ends = held_from + policy.max_hold
         if now >= hold_ends:
@@ -136,7 +143,7 @@ def _proof_missing(seen: Observed, key: AccessKey, retirement: Retirement) -> Ac
     `orphans.attribution`) lets the key go.
     """
     if isinstance(seen.vault, VaultAbsent):
-        if retirement.why in _WITHOUT_OVERLAP:
+        if retirement.why in _BY_A_PERSONS_WORD:
             return None
         return Refuse(reason=Reason.VAULT_DELETED, key_id=key.id)
     if seen.proof is None:

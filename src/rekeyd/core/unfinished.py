@@ -26,6 +26,7 @@ from rekeyd.core.model import (
     Rotation,
     RotationId,
     UseUnknown,
+    VaultHistory,
 )
 from rekeyd.core.policy import Attribution, Orphans
 from rekeyd.core.reasons import Reason
@@ -71,20 +72,20 @@ def remove_unpublished(seen: Observed, key: AccessKey, made_by: RotationId, fact
         return Refuse(reason=Reason.VAULT_UNREADABLE, key_id=key.id)
     if cas is not None and version <= cas:
         return Burn(rotation_id=made_by, reason=Reason.SECRET_LOST)
-    if seen.history is None:
+    if seen.history is None or seen.history.current_version < version:
+        # None, or from a server that lags: the version that would name the key may be the one that is not shown.
         return Refuse(reason=Reason.VAULT_UNREADABLE, key_id=key.id)
-    if not _never_published(seen, key, facts):
+    if not _never_published(seen.history, key, facts):
         return StartRetirement(key_id=key.id, why=RetireWhy.SUPERSEDED, reason=Reason.PUBLICATION_UNCLEAR)
     if key.status is KeyStatus.ACTIVE:
         return Deactivate(key_id=key.id, reason=Reason.SECRET_LOST)
     return Delete(key_id=key.id, reason=Reason.SECRET_LOST)
 
 
-def _never_published(seen: Observed, key: AccessKey, facts: KeyFacts) -> bool:
-    history = seen.history
-    if history is None or facts.cas is None or facts.made_at is None:
+def _never_published(history: VaultHistory, key: AccessKey, facts: KeyFacts) -> bool:
+    if facts.cas is None or facts.made_at is None:
         return False
-    if history.current_version < facts.cas or (facts.cas > 0 and history.created_at > facts.made_at):
+    if facts.cas > 0 and history.created_at > facts.made_at:
         return False  # the secret was deleted with its metadata and made anew: the numbers say nothing
     return history.all_readable_since(facts.cas) and history.latest_naming(key.id) is None
 
