@@ -40,6 +40,8 @@ from rekeyd.core.posture import CredentialReport as CredentialReport
 from rekeyd.core.posture import ReportKey as ReportKey
 from rekeyd.core.posture import ReportRow as ReportRow
 from rekeyd.core.reasons import Reason
+from rekeyd.core.rights import PasswordPolicy as PasswordPolicy
+from rekeyd.core.rights import UserRights as UserRights
 from rekeyd.core.secret import Secret
 
 Guard = Callable[[], None]
@@ -111,6 +113,12 @@ class Iam(Protocol):
         """A key that is gone already is success."""
 
     def account_summary(self) -> AccountSummary: ...
+
+    def password_policy(self) -> PasswordPolicy:
+        """An account without one has AWS's default."""
+
+    def user_rights(self) -> Mapping[str, UserRights]:
+        """By ARN: every user's policies, judged (account authorization details with groups and policies)."""
 
     def account_alias(self) -> str | None: ...
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -27,6 +28,7 @@ from rekeyd.core.findings import (
 from rekeyd.core.model import AccessKeyId, AccountId
 from rekeyd.core.posture import AccountSummary, CredentialReport, ReportKey, ReportRow
 from rekeyd.core.reasons import Reason, Severity
+from rekeyd.core.rights import NO_PASSWORD_POLICY, PasswordPolicy, UserRights
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -180,6 +182,14 @@ def test_root_access_keys(facts: AccountSeen, state: float) -> None:
 
 CLEAR = seen(summary(), report(), users={})
 
+STRONG = PasswordPolicy(minimum_length=14, reuse_prevention=24)
+
+
+def with_rights(facts: AccountSeen, *, administrator: str | None = None, quarantined: str | None = None) -> AccountSeen:
+    user = UserRights(user_name="ci", administrator_by=administrator, quarantined_by=quarantined)
+    return replace(facts, rights={row().arn: user})
+
+
 ACCOUNT_FINDINGS: dict[str, tuple[AccountSeen, list[str]]] = {
     "a clear account has none": (CLEAR, []),
     "an account of which nothing was gathered has none": (seen(), []),
@@ -192,6 +202,19 @@ ACCOUNT_FINDINGS: dict[str, tuple[AccountSeen, list[str]]] = {
     "a denied report is found at once": (seen(summary(), report_problem=DENIED), ["report_unreadable"]),
     "two failures of the report are not": (seen(summary(), report_problem=failing(2)), []),
     "the third failure of the report is": (seen(summary(), report_problem=failing(3)), ["report_unreadable"]),
+    "a password policy exactly as the benchmarks ask": (replace(CLEAR, password_policy=STRONG), []),
+    "one character less": (
+        replace(CLEAR, password_policy=PasswordPolicy(minimum_length=13, reuse_prevention=24)),
+        ["weak_password_policy"],
+    ),
+    "one former password less": (
+        replace(CLEAR, password_policy=PasswordPolicy(minimum_length=14, reuse_prevention=23)),
+        ["weak_password_policy"],
+    ),
+    "no password policy at all": (replace(CLEAR, password_policy=NO_PASSWORD_POLICY), ["weak_password_policy"]),
+    "a password policy that may not be read": (replace(CLEAR, password_unreadable=DENIED), ["posture_unreadable"]),
+    "rights that may not be read": (replace(CLEAR, rights_unreadable=DENIED), ["posture_unreadable"]),
+    "rights that failed twice": (replace(CLEAR, rights_unreadable=failing(2)), []),
     "an unwatched account is never clear": (seen(summary(), unwatched="suspended"), ["root_unwatched"]),
     "a root user used exactly seven days ago": (
         seen(summary(), report(root_row=root(password_used=7 * DAY))),
@@ -233,6 +256,19 @@ def users_of(*rows: ReportRow, users: Mapping[str, ManagedSeen] | None, age: tim
 
 
 USER_FINDINGS: dict[str, tuple[AccountSeen, list[str]]] = {
+    "an administrator with an active key": (
+        with_rights(users_of(row(key()), users=managed()), administrator="AdministratorAccess"),
+        ["administrator_with_keys"],
+    ),
+    "an administrator with an inactive key": (
+        with_rights(users_of(row(key(active=False)), users=managed()), administrator="AdministratorAccess"),
+        [],
+    ),
+    "an administrator without a key": (with_rights(users_of(row(), users={}), administrator="AdministratorAccess"), []),
+    "a user whom AWS put in quarantine": (
+        with_rights(users_of(row(key()), users=managed()), quarantined="AWSCompromisedKeyQuarantineV3"),
+        ["user_compromised"],
+    ),
     "a managed key of exactly max_age": (users_of(row(key(age=90 * DAY)), users=managed()), []),
     "a managed key one second over max_age": (
         users_of(row(key(age=90 * DAY + SECOND)), users=managed()),
@@ -313,7 +349,11 @@ def test_findings_about_users(facts: AccountSeen, expected: list[str]) -> None:
 ROOT_BY_SUMMARY = {"root_access_key", "root_unreadable", "root_without_mfa"}
 
 UNDECIDED: dict[str, tuple[AccountSeen, AbstractSet[str], AbstractSet[str]]] = {
-    "everything was read": (CLEAR, set(), {reason.value for reason in POSTURE_REASONS}),
+    "everything was read": (
+        replace(CLEAR, rights={}, password_policy=STRONG),
+        set(),
+        {reason.value for reason in POSTURE_REASONS},
+    ),
     "nothing was gathered": (seen(), POSTURE_REASONS - {FindingReason.ROOT_UNWATCHED}, {"root_unwatched"}),
     "nobody watches": (
         seen(summary(), report(), users={}, unwatched="excluded"),

@@ -25,7 +25,7 @@ from rekeyd.core.model import (
     UserId,
 )
 from rekeyd.errors import LimitExceededError, NotFoundError, RefusedError
-from rekeyd.ports import CallerIdentity, CredentialReport
+from rekeyd.ports import CallerIdentity, CredentialReport, PasswordPolicy
 from tests.world.clock import VirtualClock
 
 # "When an access key is used more than once in a 15-minute span, only the first use is recorded."
@@ -135,6 +135,9 @@ class TrailEvent:
     operation_id: str | None
 
 
+STRONG_PASSWORDS = PasswordPolicy(minimum_length=14, reuse_prevention=24)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class AccountState:
     """One account and its switches; set the public fields at will."""
@@ -150,6 +153,11 @@ class AccountState:
     root_mfa: bool = True
     root_password: bool = True
     root_password_last_used_at: datetime | None = None
+    password_policy: PasswordPolicy = STRONG_PASSWORDS
+    administrators: dict[str, str] = field(default_factory=dict)
+    """User name to the policy that makes it one."""
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """User name to the quarantine policy that AWS attached."""
     trail: list[TrailEvent] = field(default_factory=list)
     report: CredentialReport | None = None
     report_ready_at: datetime | None = None

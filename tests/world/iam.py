@@ -34,8 +34,10 @@ from rekeyd.ports import (
     CredentialReport,
     Guard,
     Pair,
+    PasswordPolicy,
     ReportKey,
     ReportRow,
+    UserRights,
 )
 from tests.world.aws import AccountState, Aws, Hand, KeyState, UserState
 from tests.world.points import CallPoints
@@ -161,6 +163,22 @@ class WorldIam:
             )
 
         return self._call("account_summary", effect)
+
+    def password_policy(self) -> PasswordPolicy:
+        return self._call("password_policy", lambda account: account.password_policy)
+
+    def user_rights(self) -> Mapping[str, UserRights]:
+        def effect(account: AccountState) -> Mapping[str, UserRights]:
+            return {
+                user.principal.arn: UserRights(
+                    user_name=user.name,
+                    administrator_by=account.administrators.get(user.name),
+                    quarantined_by=account.quarantined.get(user.name),
+                )
+                for user in account.users.values()
+            }
+
+        return self._call("user_rights", effect)
 
     def account_alias(self) -> str | None:
         try:

@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 
 from rekeyd.adapters.aws_errors import FOREIGN, Call, blames_own_credentials, change_failure, code_of, read_failure
 from rekeyd.adapters.aws_report import parse_report
+from rekeyd.adapters.aws_rights import rights_of
 from rekeyd.adapters.aws_session import AwsSessions
 from rekeyd.core.model import (
     AccessKey,
@@ -32,9 +33,10 @@ from rekeyd.core.model import (
     UserId,
     UseUnknown,
 )
+from rekeyd.core.rights import NO_PASSWORD_POLICY
 from rekeyd.core.secret import Secret
 from rekeyd.errors import Error, NotFoundError, OutcomeUnknownError, RefusedError, TemporaryError
-from rekeyd.ports import AccountSummary, Clock, CreatedKey, CredentialReport, Guard, Pair
+from rekeyd.ports import AccountSummary, Clock, CreatedKey, CredentialReport, Guard, Pair, PasswordPolicy, UserRights
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -204,6 +206,40 @@ class AwsIam:
             )
 
         return self._read("GetAccountSummary", read)
+
+    def password_policy(self) -> PasswordPolicy:
+        def read(iam: "IAMClient") -> PasswordPolicy:
+            said = iam.get_account_password_policy()["PasswordPolicy"]
+            return PasswordPolicy(
+                minimum_length=said.get("MinimumPasswordLength", NO_PASSWORD_POLICY.minimum_length),
+                reuse_prevention=said.get("PasswordReusePrevention", 0),
+            )
+
+        try:
+            return self._read("GetAccountPasswordPolicy", read)
+        except NotFoundError:
+            return NO_PASSWORD_POLICY
+
+    def user_rights(self) -> Mapping[str, UserRights]:
+        def read(iam: "IAMClient") -> Mapping[str, UserRights]:
+            users: list[Any] = []
+            groups: list[Any] = []
+            policies: list[Any] = []
+            marker: dict[str, str] = {}
+            while True:
+                answer: Any = iam.get_account_authorization_details(
+                    Filter=["User", "Group", "LocalManagedPolicy"],
+                    MaxItems=_PAGE,
+                    **marker,
+                )
+                users += answer["UserDetailList"]
+                groups += answer["GroupDetailList"]
+                policies += answer["Policies"]
+                if not answer.get("IsTruncated"):
+                    return rights_of(users, groups, policies)
+                marker = {"Marker": _text(answer["Marker"])}
+
+        return self._read("GetAccountAuthorizationDetails", read)
 
     def account_alias(self) -> str | None:
         """None also when rekeyd may not ask: it is for people's eyes only."""

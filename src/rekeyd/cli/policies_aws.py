@@ -26,6 +26,7 @@ _SCAN = (
     "iam:GetCredentialReport",
     "iam:GetAccountSummary",
     "iam:GetAccountAuthorizationDetails",
+    "iam:GetAccountPasswordPolicy",
     "iam:ListAccountAliases",
 )
 _READ = ("iam:GetUser", "iam:ListUserTags", "iam:ListAccessKeys", "iam:GetAccessKeyLastUsed")

@@ -25,6 +25,7 @@ from rekeyd.core.findings_model import (
 )
 from rekeyd.core.findings_text import FindingReason
 from rekeyd.core.posture import ReportKey, ReportRow
+from rekeyd.core.rights import weaknesses
 
 __all__ = [
     "CHECKS",
@@ -60,6 +61,10 @@ POSTURE_REASONS = frozenset(
         FindingReason.KEY_UNUSED,
         FindingReason.CONSOLE_USER_WITH_KEYS,
         FindingReason.TWO_ACTIVE_KEYS,
+        FindingReason.USER_COMPROMISED,
+        FindingReason.ADMINISTRATOR_WITH_KEYS,
+        FindingReason.WEAK_PASSWORD_POLICY,
+        FindingReason.POSTURE_UNREADABLE,
     }
 )
 """What `check` can find."""
@@ -76,6 +81,7 @@ _BY_REPORT = frozenset(
         FindingReason.TWO_ACTIVE_KEYS,
     }
 )
+_BY_RIGHTS = frozenset({FindingReason.USER_COMPROMISED, FindingReason.ADMINISTRATOR_WITH_KEYS})
 _BY_POLICIES = frozenset({FindingReason.KEY_OVER_MAX_AGE, FindingReason.UNMANAGED_KEY_OVER_MAX_AGE})
 
 
@@ -95,6 +101,14 @@ def undecided(seen: AccountSeen) -> frozenset[FindingReason]:
         left |= _BY_REPORT
     if seen.managed is None:
         left |= _BY_POLICIES
+    if seen.rights is None or seen.rights_unreadable is not None:
+        left |= _BY_RIGHTS
+    if seen.report is None:
+        left |= {FindingReason.ADMINISTRATOR_WITH_KEYS}
+    if seen.password_policy is None or seen.password_unreadable is not None:
+        left |= {FindingReason.WEAK_PASSWORD_POLICY}
+    if seen.rights is None or seen.password_policy is None:
+        left |= {FindingReason.POSTURE_UNREADABLE}
     return left
 
 
@@ -292,6 +306,50 @@ def _two_active_keys(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
             )
 
 
+def _user_compromised(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
+    for _, user in sorted((seen.rights or {}).items()):
+        if user.quarantined_by is not None:
+            yield found(
+                FindingReason.USER_COMPROMISED,
+                account_id=seen.account_id,
+                principal=user.user_name,
+                detail=f"{user.quarantined_by} is attached",
+            )
+
+
+def _administrator_with_keys(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
+    for arn, row in _rows(seen):
+        user = (seen.rights or {}).get(arn)
+        if user is not None and user.administrator_by is not None and _active(row):
+            yield found(
+                FindingReason.ADMINISTRATOR_WITH_KEYS,
+                account_id=seen.account_id,
+                principal=row.user_name,
+                detail=f"by {user.administrator_by}",
+            )
+
+
+def _weak_password_policy(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
+    items = weaknesses(seen.password_policy) if seen.password_policy is not None else ()
+    if items:
+        yield found(
+            FindingReason.WEAK_PASSWORD_POLICY,
+            account_id=seen.account_id,
+            detail=f"account {seen.label}, {'; '.join(items)}",
+        )
+
+
+def _posture_unreadable(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
+    problems = [each for each in (seen.password_unreadable, seen.rights_unreadable) if each is not None]
+    lasting = [_failing(each) for each in problems if each.lasting]
+    if lasting:
+        yield found(
+            FindingReason.POSTURE_UNREADABLE,
+            account_id=seen.account_id,
+            detail=f"account {seen.label}, {'; '.join(lasting)}",
+        )
+
+
 def _rows(seen: AccountSeen) -> Iterator[tuple[str, ReportRow]]:
     if seen.report is not None:
         yield from sorted(seen.report.users.items())
@@ -322,5 +380,9 @@ CHECKS: tuple[Check, ...] = (
     _key_unused,
     _console_user_with_keys,
     _two_active_keys,
+    _user_compromised,
+    _administrator_with_keys,
+    _weak_password_policy,
+    _posture_unreadable,
 )
 """Independent of each other; the order is that of the answer. A new check is a function here and a FindingReason."""

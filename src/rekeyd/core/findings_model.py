@@ -13,6 +13,7 @@ from rekeyd.core.findings_text import FindingReason, remedy_of
 from rekeyd.core.model import AccessKeyId, AccountId
 from rekeyd.core.posture import AccountSummary, CredentialReport
 from rekeyd.core.reasons import Reason, Severity
+from rekeyd.core.rights import PasswordPolicy, UserRights
 
 CHECKS_BEFORE_UNREADABLE = 3
 """So many failures in a row are put down to the weather; a denial never is."""
@@ -103,6 +104,13 @@ class AccountSeen:
     """The looks since `summary_seen_at`."""
     report: CredentialReport | None = None
     report_unreadable: Unreadable | None = None
+    settings_seen_at: datetime | None = None
+    """When password policy and rights were asked for last, with or without success."""
+    password_policy: PasswordPolicy | None = None
+    password_unreadable: Unreadable | None = None
+    rights: Mapping[str, UserRights] | None = None
+    """By ARN."""
+    rights_unreadable: Unreadable | None = None
     unwatched: str | None = None
     """Why nobody looks: excluded, suspended, vanished. Such an account is never clear."""
     managed: Mapping[str, ManagedSeen] | None = None

@@ -35,6 +35,10 @@ class FindingReason(StrEnum):
     LEFT_PLACE_NOT_EMPTIED = "left_place_not_emptied"
     CHANNEL_FAILING = "channel_failing"
     KEY_EXPOSED = "key_exposed"
+    USER_COMPROMISED = "user_compromised"
+    ADMINISTRATOR_WITH_KEYS = "administrator_with_keys"
+    WEAK_PASSWORD_POLICY = "weak_password_policy"  # noqa: S105 - a reason
+    POSTURE_UNREADABLE = "posture_unreadable"
     WAIT_OVERDUE = "wait_overdue"
 
     @property
@@ -81,6 +85,10 @@ _SENTENCES = {
     FindingReason.LEFT_PLACE_NOT_EMPTIED: "a place in Vault that a pair was moved away from still holds one",
     FindingReason.CHANNEL_FAILING: "a channel for alarms takes no messages",
     FindingReason.KEY_EXPOSED: "an access key is in wrong hands",
+    FindingReason.USER_COMPROMISED: "AWS put a user in quarantine, since an access key of it was found in public",
+    FindingReason.ADMINISTRATOR_WITH_KEYS: "a user with administrator rights has an active access key",
+    FindingReason.WEAK_PASSWORD_POLICY: "the account's password policy is weaker than the benchmarks ask",
+    FindingReason.POSTURE_UNREADABLE: "some of the account's settings cannot be read",
     FindingReason.WAIT_OVERDUE: "a user was to be looked at again, and was not",
 }
 
@@ -106,6 +114,10 @@ _SEVERITIES = {
     FindingReason.LEFT_PLACE_NOT_EMPTIED: Severity.MEDIUM,
     FindingReason.CHANNEL_FAILING: Severity.HIGH,
     FindingReason.KEY_EXPOSED: Severity.CRITICAL,
+    FindingReason.USER_COMPROMISED: Severity.CRITICAL,
+    FindingReason.ADMINISTRATOR_WITH_KEYS: Severity.MEDIUM,
+    FindingReason.WEAK_PASSWORD_POLICY: Severity.MEDIUM,
+    FindingReason.POSTURE_UNREADABLE: Severity.MEDIUM,
     FindingReason.WAIT_OVERDUE: Severity.HIGH,
 }
 
@@ -132,6 +144,10 @@ _CIS = {
     FindingReason.KEY_UNUSED: _clauses("1.12", "1.11", "2.11", "2.11"),
     FindingReason.CONSOLE_USER_WITH_KEYS: _clauses("1.11", "1.10", "2.10", None),
     FindingReason.TWO_ACTIVE_KEYS: _clauses("1.13", "1.12", "2.12", None),
+    FindingReason.WEAK_PASSWORD_POLICY: (
+        *_clauses("1.8", "1.7", "2.7", "2.8"),
+        *_clauses("1.9", "1.8", "2.8", "2.9"),
+    ),
 }
 
 _POLICY = "compare the policy of rekeyd's role in account {account_id} with: rekeyd policy aws"
@@ -187,6 +203,19 @@ _REMEDIES = {
     FindingReason.VAULT_UNREACHABLE: "check that Vault is up, unsealed, and that rekeyd's token or role is good",
     FindingReason.LEFT_PLACE_NOT_EMPTIED: (
         "point whoever still reads there to the new place, then remove the pair there with all its versions"
+    ),
+    FindingReason.USER_COMPROMISED: (
+        "replace the key at once: rekeyd rotate-now {principal} --account {account_id} --emergency; look up in "
+        "CloudTrail what it was used for, answer AWS's case, then detach the quarantine policy"
+    ),
+    FindingReason.ADMINISTRATOR_WITH_KEYS: (
+        f"give the person or program a role instead, or less rights, and delete the keys: {_USER_KEYS}"
+    ),
+    FindingReason.WEAK_PASSWORD_POLICY: (
+        "IAM console > Account settings > Password policy; at least 14 characters and 24 remembered passwords"
+    ),
+    FindingReason.POSTURE_UNREADABLE: (
+        f"allow iam:GetAccountPasswordPolicy and iam:GetAccountAuthorizationDetails; {_POLICY}"
     ),
     FindingReason.KEY_EXPOSED: (
         "replace it at once: rekeyd rotate-now {principal} --account {account_id} --emergency; then look up in "

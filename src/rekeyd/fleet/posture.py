@@ -35,6 +35,9 @@ REPORT_LIFE = timedelta(hours=4)
 """Within it AWS serves the old report again.
 https://docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_getting-report.html"""
 
+SETTINGS_LIFE = timedelta(hours=1)
+"""How long a user whom AWS put in quarantine may go unseen; two calls an account."""
+
 
 def gather(
     iam: Iam,
@@ -67,6 +70,8 @@ def gather(
         seen = replace(seen, summary=summary, summary_seen_at=asked_at)
     if _report_is_old(before, asked_at, report_life):
         seen = _with_report(seen, iam, report_wait)
+    if _settings_are_old(before, asked_at):
+        seen = _with_settings(seen, iam)
     if root_state(seen) == 0.0:
         log.debug(Event.ROOT_KEY_CHECKED, account_id=seen.account_id)
     return seen
@@ -174,6 +179,23 @@ def _with_report(seen: AccountSeen, iam: Iam, report_wait: timedelta) -> Account
     # Names change seldom; asking with each new report is often enough.
     alias, _ = _look(iam.account_alias, None)
     return replace(with_report(seen, report), alias=alias or seen.alias)
+
+
+def _settings_are_old(before: AccountSeen, now: datetime) -> bool:
+    return before.settings_seen_at is None or now - before.settings_seen_at >= SETTINGS_LIFE
+
+
+def _with_settings(seen: AccountSeen, iam: Iam) -> AccountSeen:
+    passwords, passwords_unreadable = _look(iam.password_policy, seen.password_unreadable)
+    rights, rights_unreadable = _look(iam.user_rights, seen.rights_unreadable)
+    return replace(
+        seen,
+        settings_seen_at=seen.seen_at,
+        password_policy=passwords if passwords is not None else seen.password_policy,
+        password_unreadable=passwords_unreadable,
+        rights=rights if rights is not None else seen.rights,
+        rights_unreadable=rights_unreadable,
+    )
 
 
 def _look(ask: Callable[[], T], before: Unreadable | None) -> tuple[T | None, Unreadable | None]:
