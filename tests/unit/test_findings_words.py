@@ -1,0 +1,217 @@
+"""What a finding says, word for word, and whose it is: people and programs act on both."""
+
+import dataclasses
+from datetime import timedelta
+
+import pytest
+
+from rekeyd.core.findings import AccountSeen, FindingReason, check, found, refused, undecided
+from rekeyd.core.model import AccessKeyId
+from rekeyd.core.notice import AlarmState, state_of
+from rekeyd.core.reasons import Reason
+from tests.unit.test_findings import (
+    ACCOUNT,
+    DAY,
+    DENIED,
+    HOUR,
+    NOW,
+    SECOND,
+    failing,
+    key,
+    managed,
+    report,
+    root,
+    row,
+    seen,
+    summary,
+)
+
+MESSAGES: dict[str, tuple[AccountSeen, str]] = {
+    "root_access_key": (
+        seen(summary(keys=True), report(root_row=root(key(used=HOUR), key(age=9 * DAY, used=None, active=False)))),
+        (
+            "the account's root user has an access key: account 111122223333 (shop), an active key made 2026-05-31, last "
+            "used 2026-06-01; an inactive key made 2026-05-23, no use on record"
+        ),
+    ),
+    "root_access_key of which the report knows nothing": (
+        seen(summary(keys=True), report()),
+        (
+            "the account's root user has an access key: account 111122223333 (shop), seen in the account summary; the "
+            "credential report does not list it yet"
+        ),
+    ),
+    "root_unreadable": (
+        seen(summary_problem=DENIED),
+        (
+            "whether the account's root user has access keys cannot be told: account 111122223333 (shop), "
+            "iam:GetAccountSummary was refused: AccessDenied"
+        ),
+    ),
+    "report_unreadable": (
+        seen(report_problem=failing(3)),
+        (
+            "the account's credential report cannot be read: account 111122223333 (shop), 3 looks in a row failed, the "
+            "last: iam:GetAccountSummary was throttled"
+        ),
+    ),
+    "root_unwatched": (
+        seen(unwatched="suspended"),
+        "nobody watches the account's root user: account 111122223333 (shop), suspended",
+    ),
+    "root_used": (
+        seen(None, report(root_row=root(password_used=DAY))),
+        "the account's root user was used: account 111122223333 (shop), last at 2026-05-31 12:00 UTC",
+    ),
+    "root_without_mfa": (
+        seen(summary(mfa=False)),
+        "the account's root user has a password and no MFA: account 111122223333 (shop)",
+    ),
+    "key_over_max_age": (
+        seen(users=managed(oldest=91 * DAY)),
+        (
+            'a managed user has an active access key over its policy\'s age limit: 91 days old, policy "default" allows '
+            "90 days, because the old key is still used"
+        ),
+    ),
+    "unmanaged_key_over_max_age": (
+        seen(None, report(row(key(age=91 * DAY))), users={}),
+        "a user in no policy has an active access key over the age limit: 91 days old",
+    ),
+    "key_unused": (
+        seen(None, report(row(key(age=60 * DAY, used=50 * DAY)))),
+        "an active access key is unused: no use on record for 50 days",
+    ),
+    "console_user_with_keys": (
+        seen(None, report(row(key(), password=True))),
+        "a user with a console password has an active access key",
+    ),
+    "two_active_keys of a managed user": (
+        seen(None, report(row(key(), key(age=2 * DAY))), users=managed()),
+        "a user has more than one active access key: the overlap of a rotation is one, and ends by itself",
+    ),
+    "two_active_keys of nobody's user": (
+        seen(None, report(row(key(), key(age=2 * DAY))), users={}),
+        "a user has more than one active access key",
+    ),
+    "two_active_keys while nobody knows who is managed": (
+        seen(None, report(row(key(), key(age=2 * DAY)))),
+        "a user has more than one active access key",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MESSAGES)
+def test_a_finding_says(case: str) -> None:
+    facts, message = MESSAGES[case]
+    (finding,) = [each for each in check(facts, NOW) if each.reason == case.split(maxsplit=1)[0]]
+    assert finding.message == message
+    assert finding.account_id == ACCOUNT
+
+
+AGES = {
+    "a span of two days is told in days": (2 * DAY, "2 days"),
+    "one a second shorter exactly": (2 * DAY - SECOND, "1 day, 23:59:59"),
+    "one of minutes exactly": (timedelta(minutes=7), "0:07:00"),
+}
+
+
+@pytest.mark.parametrize("case", AGES)
+def test_an_age_is_told(case: str) -> None:
+    age, text = AGES[case]
+    facts = seen(users=managed(max_age=SECOND, oldest=age))
+    (finding,) = check(facts, NOW)
+    assert f": {text} old, " in finding.message
+
+
+def test_a_root_user_whose_password_is_only_in_the_report_needs_mfa() -> None:
+    bare, with_mfa = report(root_row=root(mfa=False)), report(root_row=root(mfa=True))
+    without_password = report(root_row=dataclasses.replace(root(mfa=False), password_enabled=None))
+    found_by = [[each.reason for each in check(seen(None, each), NOW)] for each in (bare, with_mfa, without_password)]
+    assert found_by == [["root_without_mfa"], [], []]
+
+
+def test_a_user_that_is_new_in_the_report_is_not_found_unused_by_a_day_limit() -> None:
+    facts = seen(None, report(row(key(active=False))), limits=dataclasses.replace(seen().limits, unused_after=DAY))
+    assert check(facts, NOW) == ()
+
+
+def test_a_managed_user_without_a_report_row_is_judged_by_its_look() -> None:
+    facts = seen(None, report(), users=managed(oldest=91 * DAY, looked=9 * DAY))
+    assert [each.reason for each in check(facts, NOW)] == ["key_over_max_age"]
+
+
+def test_a_look_older_than_the_report_gives_way_to_the_report() -> None:
+    facts = seen(None, report(row(key(age=DAY))), users=managed(oldest=91 * DAY, looked=HOUR))
+    assert check(facts, NOW) == ()
+
+
+def test_a_report_raises_while_nobody_knows_when_the_summary_was_read() -> None:
+    facts = seen(summary(), report(root_row=root(key()), age=HOUR))
+    assert "root_access_key" not in [each.reason for each in check(facts, NOW)]
+    timeless = dataclasses.replace(facts, summary_seen_at=None)
+    assert "root_access_key" in [each.reason for each in check(timeless, NOW)]
+
+
+def test_what_is_undecided_adds_up() -> None:
+    nothing, only_policies = undecided(seen()), undecided(seen(summary(), report()))
+    assert {FindingReason.ROOT_ACCESS_KEY, FindingReason.ROOT_USED, FindingReason.KEY_OVER_MAX_AGE} <= nothing
+    assert FindingReason.KEY_OVER_MAX_AGE in only_policies
+    assert not {FindingReason.ROOT_ACCESS_KEY, FindingReason.ROOT_USED} & only_policies
+    assert only_policies < undecided(seen(summary()))
+
+
+# --- remedies and clauses ---------------------------------------------------------------------------------------------
+
+
+def test_a_remedy_names_the_account_the_user_and_the_key() -> None:
+    finding = refused(
+        Reason.STRAY_KEY, account_id=ACCOUNT, principal="ci", access_key_id=AccessKeyId("AKIASTRAY"), message="seen"
+    )
+    assert finding is not None
+    assert (finding.account_id, finding.principal, finding.message) == (ACCOUNT, "ci", "seen")
+    assert finding.remedy == (
+        "find out who made AKIASTRAY; if it is not needed: "
+        "rekeyd rotate-now ci --account 111122223333 --replace AKIASTRAY"
+    )
+
+
+def test_a_remedy_shows_placeholders_for_what_is_not_known() -> None:
+    finding = refused(Reason.STRAY_KEY, account_id=None, principal=None)
+    assert finding is not None
+    assert finding.remedy == (
+        "find out who made KEY_ID; if it is not needed: rekeyd rotate-now USER --account ACCOUNT --replace KEY_ID"
+    )
+
+
+def test_a_clause_is_named_for_every_version_that_has_it() -> None:
+    assert found(FindingReason.ROOT_ACCESS_KEY, account_id=ACCOUNT).cis == (
+        *(f"CIS {version} 1.4" for version in ("v1.4", "v1.5", "v2.0", "v3.0", "v4.0")),
+        "CIS v5.0 1.3",
+        "CIS v6.0 2.3",
+        "CIS v7.0 2.4",
+    )
+    assert found(FindingReason.TWO_ACTIVE_KEYS, account_id=ACCOUNT).cis[-1] == "CIS v6.0 2.12"
+
+
+# --- where an alarm stands --------------------------------------------------------------------------------------------
+
+STATES = {
+    "a new alarm fires": (False, None, 0, AlarmState.FIRING),
+    "one that was announced again repeats": (False, None, 2, AlarmState.REPEATED),
+    "an acknowledgement holds to its last second": (False, SECOND, 2, AlarmState.ACKNOWLEDGED),
+    "and no longer": (False, timedelta(0), 2, AlarmState.REPEATED),
+    "what is over is over": (True, SECOND, 2, AlarmState.RESOLVED),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_where_an_alarm_stands(case: str) -> None:
+    over, acknowledged_for, repeats, expected = STATES[case]
+    state = state_of(
+        resolved_at=NOW if over else None,
+        acknowledged_until=None if acknowledged_for is None else NOW + acknowledged_for,
+        repeats=repeats,
+        now=NOW,
+    )
+    assert state is expected
