@@ -197,7 +197,7 @@ def test_a_running_session_follows_a_rotation_by_credential_process(
     from botocore.session import Session
 
     session = Session(profile="payments")
-    credentials = session.get_credentials()
+    credentials: Any = session.get_credentials()
 
     def pair_now() -> tuple[str, str]:
         frozen = credentials.get_frozen_credentials()

@@ -14,6 +14,7 @@ from hvac.api.secrets_engines import KvV2
 from rekeyd.adapters.vault_auth import TokenKeeper, token_keeper
 from rekeyd.adapters.vault_client import Line, VaultClient
 from rekeyd.adapters.vault_fields import BURN_MARKER
+from rekeyd.adapters.vault_health import VaultHealth, health_of
 from rekeyd.adapters.vault_note import note_from_metadata, note_to_metadata
 from rekeyd.adapters.vault_read import Life, Metadata, Store, Stored, Target, timestamp
 from rekeyd.adapters.vault_settings import VaultSettings
@@ -64,6 +65,7 @@ class KvVault:
     def __init__(self, settings: VaultSettings, clock: Clock) -> None:
         """Opens nothing yet. ConfigError for an address that would be a mistake or a leak."""
         wire = Wire(settings)
+        self._settings, self._wire = settings, wire
         self._clock = clock
         self._keeper: TokenKeeper = token_keeper(settings, wire, clock)
         self._client = VaultClient(settings, wire=wire, tokens=self._keeper, clock=clock)
@@ -137,10 +139,15 @@ class KvVault:
 
     def _missing_capabilities(self, target: Target, *, absent: bool) -> list[str]:
         data, metadata, destroy = (f"{target.mount}/{kind}/{target.path}" for kind in ("data", "metadata", "destroy"))
+        wanted = {data: ["read", "update"] + ["create"] * absent, metadata: ["read"], destroy: ["update"]}
+        return self._missing(target, wanted, noted=metadata)
+
+    def _missing(self, target: Target, wanted: Mapping[str, Sequence[str]], *, noted: str | None) -> list[str]:
+        """`noted`: the path where metadata is written, by patch or by update."""
         what = "look up the token's own permissions"
         try:
             answer = self._client.read(
-                lambda line: line.post("/v1/sys/capabilities-self", json={"paths": [data, metadata, destroy]}),
+                lambda line: line.post("/v1/sys/capabilities-self", json={"paths": list(wanted)}),
                 what,
                 namespace=target.namespace,
             )
@@ -151,16 +158,31 @@ class KvVault:
         found = answer.part("data")
         if not answer.ok or found is None:
             raise self._client.problem(answer, what, changing=False)
-        wanted = {data: ["read", "update"] + ["create"] * absent, metadata: ["read"], destroy: ["update"]}
         missing = []
         for path, verbs in wanted.items():
             held = set(found.get(path) or ())
             lacking = [verb for verb in verbs if verb not in held]
-            if path == metadata and not held & {"patch", "update"}:
+            if path == noted and not held & {"patch", "update"}:
                 lacking.append("patch")
             if lacking and "root" not in held:
                 missing.append(f"{', '.join(lacking)} on {path}")
         return missing
+
+    def check_mark(self) -> None:
+        """PreconditionError unless the high-water mark can be read and written."""
+        target = self._mark_target
+        try:
+            absent = self.read_mark().version == 0
+            data = f"{target.mount}/data/{target.path}"
+            missing = self._missing(target, {data: ["read", "update"] + ["create"] * absent}, noted=None)
+        except (TemporaryError, RefusedError, OutcomeUnknownError) as error:
+            raise PreconditionError(error.message, hint=error.hint) from error
+        if missing:
+            raise PreconditionError(f"the Vault token lacks {'; '.join(missing)}", hint="see `rekeyd policy vault`")
+
+    def health(self) -> VaultHealth:
+        """Without a token. Raises TemporaryError or RefusedError."""
+        return health_of(self._settings, self._wire)
 
     # --- the token ---
 

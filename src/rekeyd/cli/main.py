@@ -18,6 +18,7 @@ _COMMANDS = (
     "rotate",
     "rollback",
     "move",
+    "doctor",
     "plan",
     "explain",
     "audit",

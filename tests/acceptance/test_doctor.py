@@ -1,0 +1,150 @@
+"""`rekeyd doctor`: one verdict for each thing that rekeyd needs, and nothing changed by asking."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rekeyd.adapters.aws_doctor import policy_source
+from rekeyd.demo.emulator import HUB
+from tests.acceptance.stand import Ran, Stand
+from tests.secret_registry import remember, write_secret
+
+
+def verdicts(ran: Ran) -> dict[str, str]:
+    return {check["name"]: check["verdict"] for check in ran.document["checks"]}
+
+
+def message(ran: Ran, name: str) -> str:
+    return next(str(check["message"]) for check in ran.document["checks"] if check["name"] == name)
+
+
+def test_a_sound_installation_passes_every_check_and_nothing_is_changed(stand: Stand) -> None:
+    stand.user("ci")
+    before = (stand.held("ci"), stand.statuses("ci"))
+    ran = stand.run("doctor", "--json")
+    assert ran.code == 0, ran.out
+    found = verdicts(ran)
+    assert {name for name, verdict in found.items() if verdict != "ok"} == {f"iam:CreateAccessKey {HUB}", "channels"}
+    assert list(found)[:3] == ["configuration", "journal", "aws accounts"]
+    assert message(ran, "vault paths") == "1 of 1 are on KV version 2 and may be written"
+    assert "version 2." in message(ran, "vault")
+    for name in ("aws clock", "iam:UpdateAccessKey", "iam:DeleteAccessKey", "iam:GetCredentialReport"):
+        assert found[f"{name} {HUB}"] == "ok"
+    assert (stand.held("ci"), stand.statuses("ci")) == before
+    assert not stand.journal.exists(), "asking makes no journal"
+
+
+def test_the_journal_is_checked_beside_a_running_daemon(stand: Stand) -> None:
+    with stand.daemon():
+        ran = stand.run("doctor")
+    assert ran.code == 0
+    assert f"ok       journal: {stand.journal} can be written" in ran.out
+
+
+def _sealed(stand: Stand) -> None:
+    stand.environment["REKEYD_VAULT__ADDRESS"] = "http://127.0.0.1:9"
+
+
+def _bad_token(stand: Stand) -> None:
+    write_secret(stand.token_file, remember("s.thistokenisnotavalidone99"))
+
+
+def _short_token(stand: Stand) -> None:
+    stand.bao.write_policy("short", f'path "{stand.mount}/*" {{ capabilities = ["create", "read", "update"] }}')
+    write_secret(stand.token_file, remember(stand.bao.create_token(["short"], ttl="20s")))
+
+
+def _no_grant(stand: Stand) -> None:
+    name = f"narrow-{stand.mount}"
+    policy = f'path "{stand.mount}/data/rekeyd/*" {{ capabilities = ["create", "read", "update"] }}\n'
+    policy += f'path "{stand.mount}/data/aws/*" {{ capabilities = ["read"] }}'
+    stand.bao.write_policy(name, policy)
+    write_secret(stand.token_file, remember(stand.bao.create_token([name], ttl="1h")))
+
+
+def _kv1(stand: Stand) -> None:
+    stand.bao.enable_kv(f"{stand.mount}-v1", version=1)
+    stand.environment["REKEYD_VAULT__MOUNT"] = f"{stand.mount}-v1"
+
+
+def _denied(action: str) -> Callable[[Stand], None]:
+    def deny(stand: Stand) -> None:
+        stand.aws.deny(HUB, action)
+
+    return deny
+
+
+def _own_identity(stand: Stand) -> None:
+    stand.write_config({"exclude": {"users": ["nobody"]}})
+
+
+def _no_folder(stand: Stand) -> None:
+    stand.journal.parent.touch()
+
+
+def _bad_config(stand: Stand) -> None:
+    stand.config.write_text(stand.config.read_text() + "\n[nonsense]\n")
+
+
+BROKEN: dict[str, tuple[Callable[[Stand], None], str, str]] = {
+    "a mistake in the configuration": (_bad_config, "configuration", "nonsense"),
+    "nobody at Vault's address": (_sealed, "vault", "cannot be reached"),
+    "a token that is none": (_bad_token, "vault login", "cannot be looked up"),
+    "a token that ends too soon": (_short_token, "vault login", "and issuing one key may take"),
+    "a policy that does not reach": (_no_grant, f"vault path of {HUB}/ci", "lacks update on"),
+    "KV version 1": (_kv1, f"vault path of {HUB}/ci", "is KV version 1"),
+    "no right to list keys": (_denied("iam:ListAccessKeys"), f"iam:ListAccessKeys {HUB}", "ListAccessKeys"),
+    "no right to deactivate": (_denied("iam:UpdateAccessKey"), f"iam:UpdateAccessKey {HUB}", "UpdateAccessKey"),
+    "no right to delete": (_denied("iam:DeleteAccessKey"), f"iam:DeleteAccessKey {HUB}", "DeleteAccessKey"),
+    "no right to see the root user": (_denied("iam:GetAccountSummary"), f"iam:GetAccountSummary {HUB}", "Summary"),
+    "itself among the managed": (_own_identity, f"aws identity {HUB}", "rekeyd's own identity"),
+    "no place for the journal": (_no_folder, "journal", "journal"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN.items(), ids=lambda case: case[0])
+def test_what_is_broken_is_named_and_fails(stand: Stand, case: tuple[str, Any]) -> None:
+    break_it, name, said = case[1]
+    stand.user("ci")
+    break_it(stand)
+    ran = stand.run("doctor", "--json")
+    assert ran.code == 1
+    failures = [check for check in ran.document["checks"] if check["verdict"] == "failed"]
+    assert [check for check in failures if check["name"] == name and said in check["message"]], failures
+    assert ran.document["ok"] is False
+
+
+def test_a_sealed_vault_is_said_to_be_sealed(stand: Stand) -> None:
+    from rekeyd.demo.openbao import OpenBaoServer
+
+    with OpenBaoServer() as other:
+        remember(other.root_token)
+        other.seal()
+        ran = stand.run("doctor", "--json", env={"REKEYD_VAULT__ADDRESS": other.address})
+    assert ran.code == 1
+    assert "is sealed" in message(ran, "vault")
+
+
+def test_a_wrapped_secret_id_is_left_for_the_daemon(stand: Stand) -> None:
+    role = stand.bao.create_app_role(f"doctor-{stand.mount}", [])
+    with stand.bao.client() as client:
+        wrapped = client.auth.approle.generate_secret_id(role.name, wrap_ttl="5m")["wrap_info"]["token"]
+    file = write_secret(stand.folder / "wrapped", remember(wrapped))
+    text = stand.config.read_text()
+    begin, end = text.index("[vault.auth]"), text.index("[[policies]]")
+    auth = f'[vault.auth]\nmethod = "approle"\nrole_id = "{role.role_id}"\n'
+    auth += f'secret_id_file = "{file}"\nsecret_id_wrapped = true\n\n'
+    stand.config.write_text(text[:begin] + auth + text[end:])
+    ran = stand.run("doctor", "--json")
+    assert (ran.code, verdicts(ran)["vault login"]) == (0, "warning")
+    with stand.bao.client(wrapped) as client:
+        assert remember(client.sys.unwrap()["data"]["secret_id"])
+
+
+def test_the_policies_of_a_role_are_asked_for_and_not_of_its_session() -> None:
+    assert (
+        policy_source("arn:aws-cn:sts::111122223333:assumed-role/rekeyd/rekeyd-default")
+        == "arn:aws-cn:iam::111122223333:role/rekeyd"
+    )
+    assert policy_source("arn:aws:iam::111122223333:user/rekeyd") == "arn:aws:iam::111122223333:user/rekeyd"
