@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import threading
 import time
 import urllib.request
@@ -28,7 +29,7 @@ from typing import Literal
 from rekeyd.demo.consumer import Arguments, Consumer
 from rekeyd.demo.emulator import HUB, Answer, EmulatedAws, Rule, SeenRequest, VaultProxy
 from rekeyd.demo.emulator import Call as Calling
-from rekeyd.demo.emulator.faults import Cut, Incident, escape
+from rekeyd.demo.emulator.faults import Cut, Effect, Incident, escape
 from rekeyd.demo.openbao import OpenBaoServer
 from tests.acceptance.stand import Running, Stand, eventually
 from tests.secret_registry import remember
@@ -41,7 +42,8 @@ STRAY_OWNER = "owner-of-a-stray"
 _UNTOUCHED = (BYSTANDER, STRAY_OWNER)
 # Two cores shared by several such worlds; a life that is not disturbed takes three seconds.
 REST_LIMIT_SECONDS = 60.0
-_CONSUMER_INTERVAL_SECONDS = 0.05
+_LATE_SECONDS = 2.0
+_CONSUMER_INTERVAL_SECONDS = 0.1
 _OPERATION = "rekeyd-op/"
 _PACE: dict[str, object] = {
     "overlap": "0.5s",
@@ -109,6 +111,8 @@ class Life:
     first_key: str | None = None
     aws_from: int = 0
     vault_from: int = 0
+    command: Running | None = None
+    """By which a person set it going."""
     rules: list[Rule] = field(default_factory=list)
     struck: int = 0
     wrongs: list[str] = field(default_factory=list)
@@ -127,7 +131,6 @@ class KillAll:
     life: Life
 
     def apply(self, incident: Incident) -> Answer | None:
-        self.life.struck += 1
         for running in self.world.programs():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(running.pid, signal.SIGKILL)
@@ -153,6 +156,8 @@ class CrashWorld:
         """What a rule saw of broken promises."""
         self._untouched: dict[str, list[tuple[str, str]]] = {}
         stand.environment["REKEYD_VAULT__ADDRESS"] = vault.address
+        # Successive lives are different users to the brake; it is proven elsewhere.
+        stand.environment["REKEYD_FLEET__BRAKE_RETRY"] = "2s"
         if "PYTHONPATH" in os.environ:
             stand.environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
 
@@ -174,11 +179,10 @@ class CrashWorld:
             self.daemon.wait_for_event("daemon.became_ready")
         return self.daemon
 
-    def command(self, *arguments: str) -> Running:
-        """A command of the program; killed with everything else."""
-        running = self.stand.start(*arguments)
-        self._others.append(running)
-        return running
+    def command(self, life: Life, *arguments: str) -> None:
+        """A person's command for this user; killed with everything else."""
+        life.command = self.stand.start(*arguments)
+        self._others = [life.command]
 
     def programs(self) -> list[Running]:
         """Those that run."""
@@ -217,20 +221,32 @@ class CrashWorld:
         life.aws_from, life.vault_from = len(self.stand.aws.requests), len(self.vault.requests)
         return life
 
-    def kill_at(self, moment: Moment, life: Life) -> Rule:
-        """Before `cycle.begin`."""
-        faulty, op, user = self._address(moment.call, life)
-        rule = faulty.fault(op, do=KillAll(self, life), when=moment.when, nth=moment.nth, user=user)
-        life.rules.append(rule)
-        return rule
+    def kill_at(self, moment: Moment, life: Life, *, after: Rule | None = None) -> Rule:
+        """To be made before the cycle begins; `after` that rule has fired, if given."""
+        return self.fault(moment.call, life, do=KillAll(self, life), when=moment.when, nth=moment.nth, after=after)
 
-    def follow_up(self, first: Rule, second: Moment, life: Life) -> None:
-        """A second kill, counted from the first one on."""
-        faulty, op, user = self._address(second.call, life)
+    def fault(
+        self,
+        call: Call,
+        life: Life,
+        *,
+        do: Effect,
+        when: When,
+        nth: int = 1,
+        times: int | None = 1,
+        after: Rule | None = None,
+    ) -> Rule:
+        """A rule for calls of this life; it ends with it. `times` None: until cancelled."""
+        faulty, op, user = self._address(call, life)
+
+        def where(seen: SeenRequest) -> bool:
+            return seen.user_agent != "consumer" and (after is None or after.hit.is_set())
+
         rule = faulty.fault(
-            op, do=KillAll(self, life), when=second.when, nth=second.nth, user=user, where=lambda _: first.hit.is_set()
+            op, do=do, when=when, nth=nth, times=times or 1, forever=times is None, user=user, where=where
         )
         life.rules.append(rule)
+        return rule
 
     def _address(self, call: Call, life: Life) -> tuple[EmulatedAws | VaultProxy, str, str | None]:
         if call.service != "vault":
@@ -239,22 +255,52 @@ class CrashWorld:
         path = call.op.replace("{mount}", self.stand.mount).replace("{user}", self.stand.vault_path(life.user_name))
         return self.vault, escape(path.replace("{mark}", f"rekeyd/{self.stand.instance}")), None
 
-    def bring_to_rest(self, life: Life, *, limit: float = REST_LIMIT_SECONDS) -> None:
-        """Starts the daemon again whenever it was killed, and asks nobody for help; then checks everything."""
+    def bring_to_rest(
+        self,
+        life: Life,
+        *,
+        limit: float = REST_LIMIT_SECONDS,
+        mend_after: float | None = None,
+        deliver: bool = False,
+    ) -> None:
+        """Starts the daemon again whenever it was killed, and asks nobody for help; then checks everything.
+
+        After `mend_after` seconds the life's faults are lifted (None: they end by themselves); only then it can be
+        at rest. `deliver`: what was held back arrives two seconds after it was sent.
+        """
         began = time.monotonic()
-        while not self._at_rest(life):
-            if self.daemon is None or self.daemon.process.poll() is not None:
-                if self.daemon is not None and self.daemon.process.returncode != -signal.SIGKILL:
-                    life.wrongs.append(f"the daemon ended with {self.daemon.process.returncode}")
-                self.start_daemon()
-            if time.monotonic() - began > limit:
+        while mend_after is not None or not self._at_rest(life):
+            passed = time.monotonic() - began
+            if mend_after is not None and passed > mend_after:
+                mend_after = None
+                for rule in life.rules:
+                    rule.active = False
+            if deliver and passed > _LATE_SECONDS:
+                self._deliver(life)
+            self._restart_if_killed(life)
+            if passed > limit:
                 life.wrongs.append(f"no rest after {limit:.0f} s: {self._words(life)}")
                 break
-            time.sleep(0.03)
+            time.sleep(0.1)
+        if deliver:
+            self._deliver(life)
         life.seconds = time.monotonic() - began
         for rule in life.rules:
+            life.struck += rule.fired
             rule.cancel()
         self._judge(life)
+
+    def _restart_if_killed(self, life: Life) -> None:
+        if self.daemon is not None and self.daemon.process.poll() is None:
+            return
+        if self.daemon is not None and self.daemon.process.returncode != -signal.SIGKILL:
+            life.wrongs.append(f"the daemon ended with {self.daemon.process.returncode}")
+        self.start_daemon()
+
+    @staticmethod
+    def _deliver(life: Life) -> None:
+        for rule in life.rules:
+            rule.deliver()
 
     def end(self, life: Life) -> None:
         """The user goes, so that the next life has the daemon to itself."""
@@ -262,25 +308,36 @@ class CrashWorld:
         self.stand.aws.delete_user(HUB, life.user_name)
 
     def _at_rest(self, life: Life) -> bool:
-        """One key, Active, another than the first, held, and the daemon says that the user is fresh."""
-        keys = self.stand.aws.keys(HUB, life.user_name)
-        if len(keys) != 1 or keys[0].status != "Active" or not self._rotated(life, keys[0].access_key_id):
+        """One key, Active and held, and the daemon says that the user is fresh. A rollback rests when the first key
+        is held again: how the other one retires is the rotation's own cycle."""
+        entry = self.entry(life)
+        if entry is None or self._asked(life):
             return False
-        if self.stand.held_id(life.user_name) != keys[0].access_key_id:
+        statuses = {key.access_key_id: key.status for key in self.stand.aws.keys(HUB, life.user_name)}
+        held = entry.get("held_access_key_id")
+        if statuses.get(str(held)) != "Active" or self.stand.held_id(life.user_name) != held:
             return False
-        entry = self._entry(life)
+        if life.cycle.name == "rollback":
+            return entry.get("state") == "overlap" and (held == life.first_key or self._never_asked(life))
         return (
-            entry is not None
-            and entry.get("state") == "fresh"
-            and entry.get("held_access_key_id") == keys[0].access_key_id
+            entry.get("state") == "fresh" and len(statuses) == 1 and (held != life.first_key or self._never_asked(life))
         )
 
     @staticmethod
-    def _rotated(life: Life, key_id: str) -> bool:
-        """Whether this is the key that the cycle ends with: a rollback ends with the first, every other with a new."""
-        return (key_id == life.first_key) == (life.cycle.name == "rollback")
+    def _never_asked(life: Life) -> bool:
+        """The person's command was killed. (That its wish did not come as far as the journal is seen by `_asked`.)"""
+        return life.command is not None and life.command.process.poll() == -signal.SIGKILL
 
-    def _entry(self, life: Life) -> dict[str, object] | None:
+    def _asked(self, life: Life) -> bool:
+        """Whether the journal holds a wish of a person for this user that is not answered."""
+        if life.command is None:
+            return False
+        with contextlib.closing(sqlite3.connect(f"file:{self.stand.journal}?mode=ro", uri=True)) as journal:
+            query = "SELECT count(*) FROM request WHERE user_name = ? AND answer IS NULL"
+            (count,) = journal.execute(query, (life.user_name,)).fetchone()
+        return bool(count)
+
+    def entry(self, life: Life) -> dict[str, object] | None:
         """The user in the daemon's status; None while it does not answer or does not know the user."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
@@ -294,7 +351,7 @@ class CrashWorld:
     def _words(self, life: Life) -> str:
         keys = ", ".join(f"{key.access_key_id[-4:]} {key.status}" for key in self.stand.aws.keys(HUB, life.user_name))
         held = str(self.stand.held_id(life.user_name))[-4:]
-        entry = self._entry(life) or {}
+        entry = self.entry(life) or {}
         said = f"{entry.get('state')} ({entry.get('reason')}: {entry.get('message')})"
         tail = "" if self.daemon is None else self.daemon.err[-1500:]
         return f"keys [{keys}], held {held}, status {said}\n{tail}"
@@ -395,7 +452,7 @@ class CrashWorld:
                 status=folder / f"{life.user_name}.status",
                 failures=life.failures,
                 id_field="access_key_id",
-                secret_field="secret_access_key",  # noqa: S106 - the name of a field
+                secret_field="secret_access_key",
             )
         )
         life.consumer_thread = threading.Thread(target=life.consumer.run, daemon=True)
@@ -477,7 +534,7 @@ def _without_key(world: CrashWorld, life: Life) -> None:
 
 def _young(world: CrashWorld, life: Life) -> None:
     life.first_key = world.stand.user(life.user_name, key_age=timedelta(days=1)).key.access_key_id
-    eventually(lambda: world._entry(life) is not None, "a first look at the user", alive=world.daemon)  # noqa: SLF001
+    eventually(lambda: world.entry(life) is not None, "a first look at the user", alive=world.daemon)
 
 
 def _in_overlap(world: CrashWorld, life: Life) -> None:
@@ -492,11 +549,11 @@ def _published_once(world: CrashWorld, life: Life) -> None:
 
 
 def _emergency(world: CrashWorld, life: Life) -> None:
-    world.command("rotate-now", life.user_name, "--emergency", "--yes", "--json")
+    world.command(life, "rotate-now", life.user_name, "--emergency", "--yes", "--json")
 
 
 def _rollback(world: CrashWorld, life: Life) -> None:
-    world.command("rollback", life.user_name, "--yes", "--json")
+    world.command(life, "rollback", life.user_name, "--yes", "--json")
 
 
 def _held_key_deleted(world: CrashWorld, life: Life) -> None:
@@ -510,7 +567,7 @@ CYCLES = (
     Cycle(name="adopt", policy={"adopt": "at-once"}, prepare=_nothing, begin=_unmanaged),
     Cycle(name="create", policy={"create": True}, prepare=_nothing, begin=_without_key),
     Cycle(name="emergency", prepare=_young, begin=_emergency),
-    Cycle(name="rollback", policy={"overlap": "4s"}, prepare=_in_overlap, begin=_rollback),
+    Cycle(name="rollback", policy={"overlap": "10m"}, prepare=_in_overlap, begin=_rollback),
     Cycle(name="repair", policy={"repair": "issue"}, prepare=_published_once, begin=_held_key_deleted),
 )
 BY_NAME = {cycle.name: cycle for cycle in CYCLES}
