@@ -263,9 +263,9 @@ class Stand:
         return self.bao.read(self.vault_path(name, account_id), mount=self.mount)
 
     def held_id(self, name: str, account_id: str = HUB) -> str | None:
-        """The access key ID that Vault serves."""
+        """The access key ID that Vault serves; None: nothing is there, or no pair (a burn's marker)."""
         secret = self.held(name, account_id)
-        return None if secret is None else str(secret.data["access_key_id"])
+        return None if secret is None else secret.data.get("access_key_id")
 
     def serves_a_live_pair(self, name: str, account_id: str = HUB) -> bool:
         """Whether Vault serves an id with its own secret, of a key of this user that is Active (P1)."""

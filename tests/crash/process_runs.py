@@ -226,7 +226,8 @@ def table(first: str, rows: Sequence[Row], began: float, *, faults: str, planned
         total.polls += row.polls
         total.wrongs += row.wrongs
     print(
-        f"{total.calls} calls, {total.lives} of {planned} lives, {total.struck} {faults} ({total.missed} lives without one), "
+        f"{total.calls} calls, {total.lives} of {planned} lives, {total.struck} {faults} "
+        f"({total.missed} lives without one), "
         f"{total.polls} uses by consumers, {len(total.wrongs)} violations, {time.monotonic() - began:.0f} s"
     )
     for text in total.wrongs:
