@@ -1,0 +1,334 @@
+"""A year of policy time over the in-memory world: hundreds of users, people, faults, crashes; repeatable by its seed.
+
+Every promise is checked after every pass. `python -m tests.year` runs several seeds and prints the figures.
+"""
+
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from rekeyd.core.model import AccountId, KeyStatus, Principal, UserId
+from rekeyd.core.policy import Adopt, Match, Policy, Repair, StillUsed, lead_time, step_time
+from rekeyd.core.reasons import Reason
+from rekeyd.errors import Error, JournalError, OutcomeUnknownError, TemporaryError
+from rekeyd.fleet.account import Worked
+from rekeyd.fleet.passes import Places
+from rekeyd.fleet.settings import FleetSettings
+from tests.journal_points import is_read
+from tests.rig import DAY, Rig, policy
+from tests.world import Consumer, Crash, Lags, World
+from tests.world.points import Phase
+from tests.year.people import People
+
+HOUR = timedelta(hours=1)
+SCAN = DAY
+"""How often every account is scanned; the drift look of a user comes with every fourth."""
+ACCOUNTS = tuple(AccountId(f"{n:012}") for n in (111122223333, 444455556666, 777788889999))
+_LEAD = lead_time(
+    longest_closed=timedelta(0),
+    scan_every=SCAN,
+    step=step_time(
+        verify_first=timedelta(seconds=3), verify_timeout=timedelta(minutes=2), publish_timeout=timedelta(minutes=10)
+    ),
+)
+# Postponed by something that a person can read: then `max_age` may be exceeded (P10).
+_READABLE = frozenset({Reason.BRAKED, Reason.FROZEN, Reason.STILL_USED, Reason.LAST_USE_UNKNOWN})
+
+
+def policies() -> list[Policy]:
+    quick = policy(
+        name="quick",
+        match=Match(users=("quick-*",)),
+        max_age=40 * DAY,
+        overlap=3 * DAY,
+        quarantine=4 * DAY,
+        adopt=Adopt.AT_ONCE,
+        repair=Repair.ISSUE,
+        lead=_LEAD,
+    )
+    strict = policy(
+        name="strict",
+        match=Match(users=("strict-*",)),
+        max_age=60 * DAY,
+        still_used=StillUsed.DEACTIVATE,
+        max_hold=5 * DAY,
+        create=True,
+        adopt=Adopt.WHEN_DUE,
+        lead=_LEAD,
+    )
+    return [quick, strict, policy(name="default", max_age=90 * DAY, lead=_LEAD)]
+
+
+def _in_batches(again: datetime, now: datetime) -> datetime:
+    """Long waits end together at full hours, so that a pass serves many users; the policies' lead covers more."""
+    return again if again - now < HOUR else (again + HOUR).replace(minute=0, second=0, microsecond=0)
+
+
+@dataclass(slots=True, kw_only=True)
+class Figures:
+    seed: int
+    users: int
+    days: int
+    steps: int = 0
+    passes: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+    undisturbed: int = 0
+    oldest: timedelta = timedelta(0)
+    oldest_of: str = ""
+    oldest_share: float = 0.0
+    """Of its policy's max_age."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Year:
+    seed: int
+    users: int
+    days: int
+    rig: Rig = field(init=False)
+    world: World = field(init=False)
+    draw: random.Random = field(init=False)
+    figures: Figures = field(init=False)
+    people: People = field(init=False)
+    disturbed: set[UserId] = field(default_factory=set)
+    """Whom people interfered with, or whose look gave a reason to wait that a person can read; faults do not count."""
+    next_at: dict[UserId, datetime] = field(default_factory=dict)
+    consumers: dict[UserId, tuple[Consumer, timedelta, datetime]] = field(default_factory=dict)
+    places: Places = field(init=False)
+    calm: bool = False
+    _backup: sqlite3.Connection | None = None
+
+    def __post_init__(self) -> None:
+        self.draw = random.Random(self.seed)  # noqa: S311 - repeatable, not secret
+        lags = Lags(listing=timedelta(seconds=12), listing_flaps=True, last_use=timedelta(minutes=40))
+        self.world = World(seed=self.seed, lags=lags, keep_calls=False)
+        settings = FleetSettings(max_parallel=1, max_rotations_per_hour=1000, scan_every=HOUR)
+        self.rig = Rig(*policies(), world=self.world, settings=settings, journal_points=True)
+        self.places = Places(self.world.place_of)
+        self.rig.collides = self.places.collides
+        self.figures = Figures(seed=self.seed, users=self.users, days=self.days)
+        self.people = People(self.rig, self.draw, self.figures.counts, self.disturbed)
+        for number in range(self.users):
+            self._hire(number)
+        self.world.on_call(self._fail)
+
+    def _hire(self, number: int) -> None:
+        kind = self.draw.choice(("quick", "strict", "plain"))
+        held = self.draw.random() < 0.8
+        age = self.draw.random() * 30 * DAY if held else self.draw.random() * 200 * DAY
+        principal = self.world.user(ACCOUNTS[number % len(ACCOUNTS)], f"{kind}-{number}", age=age, held=held)
+        if not held:
+            self.disturbed.add(principal.user_id)  # its first key was not rekeyd's to keep young
+        if self.draw.random() < 0.1:
+            slow = Consumer(self.world, self.world.place(principal.account_id, principal.user_name))
+            self.consumers[principal.user_id] = (slow, self.draw.random() * 12 * DAY, self.world.clock.now())
+            self.disturbed.add(principal.user_id)
+
+    # --- chance ------------------------------------------------------------------------------------------------------
+
+    def _fail(self, name: str, phase: Phase, _args: Mapping[str, object]) -> None:
+        """About one call in two hundred fails, and one in a thousand is the process's last."""
+        if self.calm:
+            return
+        chance = self.draw.random()
+        if chance > 0.006:
+            return
+        if chance < 0.0008:
+            self.figures.counts["crashes"] += 1
+            raise Crash(name)
+        if phase == "before":
+            self.figures.counts["failed calls"] += 1
+            raise JournalError("the disk is full") if name.startswith("journal.") else TemporaryError("throttled")
+        if not is_read(name):
+            self.figures.counts["lost answers"] += 1
+            raise JournalError("commit unknown") if name.startswith("journal.") else OutcomeUnknownError("lost")
+
+    def _outages(self) -> None:
+        world, draw = self.world, self.draw
+        if draw.random() < 0.03:
+            world.vault.down = True
+            world.clock.after(draw.random() * 10 * HOUR, self._vault_up)
+            self.figures.counts["Vault outages"] += 1
+        if draw.random() < 0.03:
+            account = world.account(draw.choice(ACCOUNTS))
+            account.unreachable = True
+            world.clock.after(draw.random() * 8 * HOUR, lambda: setattr(account, "unreachable", False))
+            self.figures.counts["account outages"] += 1
+        if draw.random() < 0.1:
+            world.account(draw.choice(ACCOUNTS)).throttled = draw.randint(1, 60)
+            self.figures.counts["throttlings"] += 1
+        if draw.random() < 0.02:
+            world.sts.down = True
+            world.clock.after(draw.random() * 6 * HOUR, lambda: setattr(world.sts, "down", False))
+            self.figures.counts["STS outages"] += 1
+        if draw.random() < 0.02:
+            self._reload()
+        if draw.random() < 0.03:
+            self._keep_backup()
+        if draw.random() < 0.006:
+            self._lose_journal()
+
+    def _vault_up(self) -> None:
+        self.world.vault.down = False
+
+    def _reload(self) -> None:
+        """SIGHUP: another quarantine or overlap, never a longer way to max_age."""
+        changed = self.draw.randrange(len(self.rig.policies))
+        other = self.draw.choice(({"quarantine": 5 * DAY}, {"overlap": 4 * DAY}, {"unused_for": 2 * DAY}))
+        self.rig.policies[changed] = replace(policies()[changed], **other)  # type: ignore[arg-type]
+        self.rig.boot()
+        self.figures.counts["reloads"] += 1
+
+    def _keep_backup(self) -> None:
+        self._backup = sqlite3.connect(":memory:", check_same_thread=False)
+        self._raw().backup(self._backup)
+
+    def _lose_journal(self) -> None:
+        # Without a journal nobody can tell a renamed user from a new one; the old path serves on unseen.
+        self.people.undo_renames()
+        if self._backup is None or self.draw.random() < 0.5:
+            self.rig.lose_journal()
+            self.figures.counts["journals lost"] += 1
+        else:
+            self.rig.lose_journal()
+            self._backup.backup(self._raw())
+            self.rig.restart()
+            self.figures.counts["journals restored"] += 1
+        self.next_at.clear()
+        # Rotations in flight are finished more patiently.
+        self.disturbed |= {user.user_id for user in self.world.aws.users() if len(user.keys) != 1}
+
+    def _raw(self) -> sqlite3.Connection:
+        connection = self.rig.store._store._engine.raw_connection().driver_connection
+        assert isinstance(connection, sqlite3.Connection)
+        return connection
+
+    # --- the daemon --------------------------------------------------------------------------------------------------
+
+    def run(self) -> Figures:
+        ends_at = self.world.clock.now() + self.days * DAY
+        number = 0
+        while self.world.clock.now() < ends_at:
+            scan_at = self.world.clock.now() + SCAN
+            self._scan(number)
+            self._work_until(scan_at)
+            self._a_day()
+            number += 1
+        self.figures.undisturbed = sum(user.user_id not in self.disturbed for user in self.world.aws.users())
+        verdict = self.rig.journal.verify()
+        if verdict.broken_at is not None:
+            self.figures.violations.append(f"the journal's chain is broken at {verdict.broken_at}")
+        return self.figures
+
+    def _scan(self, number: int) -> None:
+        """Users never looked at, users whose wait is over, and a quarter of everybody."""
+        now = self.world.clock.now()
+        for account_id in ACCOUNTS:
+            users = [user.principal for user in self.world.account(account_id).users.values()]
+            self.places.learn(account_id, self.rig.reconciler.observer.rules, users)
+        present = {user.user_id for user in self.world.aws.users()}
+        self.next_at = {user_id: at for user_id, at in self.next_at.items() if user_id in present}
+        for index, user in enumerate(self.world.aws.users()):
+            if user.user_id not in self.next_at or index % 4 == number % 4:
+                self.next_at[user.user_id] = now
+
+    def _work_until(self, end: datetime) -> None:
+        while True:
+            now = self.world.clock.now()
+            due = [user.principal for user in self.world.aws.users() if self._is_due(user.user_id, now)]
+            for account_id in ACCOUNTS:
+                mine = [principal for principal in due if principal.account_id == account_id]
+                if mine:
+                    self._pass(account_id, mine)
+            present = (self.next_at.get(user.user_id) for user in self.world.aws.users())
+            upcoming = min((at for at in present if at is not None), default=end)
+            now = self.world.clock.now()
+            if upcoming >= end or now >= end:
+                self.world.clock.advance_to(max(now, end))
+                return
+            self.world.clock.advance_to(max(upcoming, now + timedelta(seconds=20)))
+
+    def _is_due(self, user_id: UserId, now: datetime) -> bool:
+        at = self.next_at.get(user_id)
+        return at is not None and at <= now
+
+    def _pass(self, account_id: AccountId, due: list[Principal]) -> None:
+        self.figures.passes += 1
+        now = self.world.clock.now()
+        try:
+            worked = self.rig.work(*(principal.user_name for principal in due), account_id=account_id)
+        except Crash:
+            self.rig.restart()
+            worked = []
+        except Error:
+            worked = []
+        self.figures.steps += len(worked)
+        for principal in due:
+            self.next_at[principal.user_id] = now + 2 * HOUR if not worked else now + 10 * DAY
+        for one in worked:
+            self._note(one, now)
+        self._check()
+
+    def _note(self, one: Worked, now: datetime) -> None:
+        user_id = one.principal.user_id
+        again = self.rig.again_at(one)
+        if again is not None:
+            self.next_at[user_id] = min(_in_batches(again, now), now + 10 * DAY)
+        self.figures.counts["rotations"] += one.published
+        if one.error is not None:
+            self.figures.counts["failed looks"] += 1
+        if one.outcome is not None and one.outcome.rest.reason in _READABLE:
+            self.disturbed.add(user_id)
+        if one.gone:
+            self.next_at.pop(user_id, None)
+
+    def _check(self) -> None:
+        try:
+            self.world.check_promises()
+        except AssertionError as error:
+            found = [line for line in str(error).splitlines()[1:] if line not in self.figures.violations]
+            self.figures.violations += found
+            self.world.violations.clear()
+
+    # --- one day of everybody else -----------------------------------------------------------------------------------
+
+    def _a_day(self) -> None:
+        self._consume()
+        self._measure()
+        self.people.a_day()
+        if not self.calm:
+            self._outages()
+        for account_id in ACCOUNTS:
+            for request in self.rig.journal.requests(account_id):
+                state = self.world.account(account_id).users.get(request.user_name.casefold())
+                if state is not None:
+                    self.next_at[state.user_id] = self.world.clock.now()
+
+    def _consume(self) -> None:
+        now = self.world.clock.now()
+        for user in self.world.aws.users():
+            slow = self.consumers.get(user.user_id)
+            if slow is not None:
+                consumer, patience, read_at = slow
+                if now - read_at > patience and consumer.refresh():
+                    self.consumers[user.user_id] = (consumer, patience, now)
+                consumer.call()
+                continue
+            works = self.world.vault.down or self.world.consumer(user.account.id, user.name)
+            if not works and user.user_id not in self.people.broke and self.world.held_id(user.account.id, user.name):
+                self.figures.violations.append(f"P1 {user.account.id}/{user.name} at {now}: a consumer was refused")
+
+    def _measure(self) -> None:
+        now = self.world.clock.now()
+        for user in self.world.aws.users():
+            chosen = self.rig._policy_of(user.principal)
+            if chosen is None or user.user_id in self.disturbed:
+                continue
+            for key in user.keys.values():
+                age = now - key.created_at
+                if key.status is KeyStatus.ACTIVE and age / chosen.max_age > self.figures.oldest_share:
+                    self.figures.oldest_share = age / chosen.max_age
+                    self.figures.oldest, self.figures.oldest_of = age, f"{user.name}, max_age {chosen.max_age.days}d"
