@@ -196,3 +196,41 @@ def test_a_person_gets_a_policy_of_their_own(desk: Desk, purpose: str) -> None:
     dangerous = {"sts:AssumeRoot", "iam:PutUserPolicy"}
     assert actions & dangerous
     assert not allowed & dangerous
+
+
+# --- alarms, on the same desk ----------------------------------------------------------------------------------------
+
+
+def test_a_key_in_wrong_hands_is_an_alarm_that_can_be_acknowledged_for_a_while(desk: Desk) -> None:
+    user = desk.aws.create_user(HUB, "ci", key_age=DAY)
+    code, said = desk.run("alarms", "raise", "exposed", user.key.access_key_id, "--because", "seen in a paste")
+    assert code == 0
+    assert said["exposed"] == {"account_id": HUB, "user_name": "ci", "access_key_id": user.key.access_key_id}
+    code, listed = desk.run("alarms", "list")
+    assert code == 3
+    (alarm,) = listed["alarms"]
+    assert (alarm["reason"], alarm["state"]) == ("key_exposed", "firing")
+    assert "seen in a paste" in alarm["message"]
+
+    code, said = desk.run("alarms", "ack", alarm["id"], "--for", "2d", "--because", "rotating it now")
+    assert code == 0
+    assert said["alarm"]["state"] == "acknowledged"
+    code, listed = desk.run("alarms")
+    assert code == 3, "acknowledged is not over"
+    assert listed["alarms"][0]["acknowledged_because"] == "rotating it now"
+
+    code, said = desk.run("alarms", "ack", alarm["id"], "--for", "91d", "--because", "later")
+    assert (code, "the most for this alarm" in said["error"]["message"]) == (2, True)
+    assert desk.run("alarms", "ack", "0" * 16, "--because", "?")[0] == 2
+    assert desk.run("alarms", "ack", alarm["id"], "--because", " ")[0] == 2
+
+
+def test_a_root_key_is_not_raised_as_a_users(desk: Desk) -> None:
+    key_id = desk.aws.world.keys_of(SHOP, None)[0].id
+    code, said = desk.run("alarms", "raise", "exposed", key_id)
+    assert code == 4
+    assert "is the root user's" in said["error"]["message"]
+
+
+def test_without_channels_the_test_says_so(desk: Desk) -> None:
+    assert desk.run("alarms", "test") == (0, {"schema_version": 1, "channels": []})

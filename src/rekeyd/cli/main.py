@@ -26,6 +26,7 @@ _COMMANDS = (
     "alarms",
     "root",
     "history",
+    "report",
     "brake",
     "config",
     "policy",
