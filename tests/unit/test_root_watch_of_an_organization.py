@@ -80,7 +80,7 @@ def told(sink: Sink) -> Counter[tuple[str, str, str, str]]:
         (each["account_id"], each["reason"], each["notice"], each["announced_at"])
         for message in sink.messages
         for each in alarms_of(message)
-        if each["account_id"] is not None
+        if each["reason"] != "channel_failing"
     )
 
 
