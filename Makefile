@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The interpreter is the machine's; uv shall not fetch one.
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test lint types fmt fast bench docs package lock clean
+.PHONY: help setup demo test lint types fmt fast bench crash year docs package lock clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -77,6 +77,14 @@ lock: .tools/ready ## resolve the dependencies anew and write the lock files
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header \
 		--group test --group lint --group build --extra demo pyproject.toml -o requirements-dev.lock
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header - -o requirements-uv.lock
+
+crash: .venv/ready ## die at every call of every life cycle, and lose every answer; CRASH="--cycle rotate" for less
+	$(BIN)/python -m tests.crash.matrix $(CRASH)
+	$(BIN)/python -m tests.crash.answers $(or $(CRASH),--sample 100)
+	$(BIN)/python -m tests.crash.sabotage
+
+year: .venv/ready ## years of policy time on a virtual clock; YEAR="--seeds 1 2 --users 50"
+	$(BIN)/python -m tests.year $(YEAR)
 
 clean: ## remove what can be made again
 	rm -rf .tools .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -108,6 +108,7 @@ class Rig:
     def restart(self) -> None:
         """The process is gone (kill -9); another one starts on the same journal."""
         self.journal.die()
+        self.journal.close()
         self.world.clock.resume()
         self.journal = self.store.another_holder()
         self.boot()
@@ -129,6 +130,7 @@ class Rig:
     def close_journal(self) -> None:
         """The process ends; after `open_journal` another one runs."""
         self.journal.die()
+        self.journal.close()
         self.store.close()
 
     def lose_journal(self) -> None:

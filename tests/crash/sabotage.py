@@ -5,7 +5,9 @@ Each is rekeyd with one rule taken out. A sabotage that no test notices fails th
 
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -100,7 +102,8 @@ def main() -> int:
     for sabotage in SABOTAGES:
         undo, red = sabotage(), _Red()
         try:
-            pytest.main(["-q", "--no-header", "--tb=no", "-p", "no:terminal", *CATCHERS], plugins=[red])
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                pytest.main(["-q", "--no-header", "--tb=no", "-p", "no:randomly", *CATCHERS], plugins=[red])
         finally:
             undo()
         print(f"{sabotage.__name__}: {len(red.tests)} tests went red")

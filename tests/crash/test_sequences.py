@@ -179,7 +179,7 @@ def test_a_process_frozen_before_its_deletion_wakes_while_a_rollback_is_asked() 
     assert second.world.held_id(ACCOUNT, USER) == new
 
 
-@pytest.mark.parametrize("name", ["rotate", "adopt", "emergency in overlap", "rollback in quarantine"])
+@pytest.mark.parametrize("name", ["rotate", "rollback in quarantine"])
 def test_a_holder_that_froze_before_any_change_does_nothing_when_it_wakes(name: str) -> None:
     cycle = BY_NAME[name]
     rig, watch = start(cycle)
