@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from rekeyd import logs
 from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.journal import open_journal
 from rekeyd.cli.main import ended_with
@@ -19,6 +20,8 @@ from tests.secret_registry import write_secret
 
 @pytest.fixture(scope="module")
 def rig() -> Rig:
+    # Made before the first test has a stream of its own; the one of an earlier module's test may be closed.
+    logs.configure(style="json", level="critical", stream=io.StringIO(), strict=True)
     rig = Rig(policy())
     rig.world.user(ACCOUNT, "ci", age=100 * DAY)
     rig.settle("ci", span=60 * DAY)

@@ -4,11 +4,13 @@ The first channel is down for an hour, and the process is killed and started aga
 of announcements lost and doubled, and of the time until people know, the figures are asserted, not printed.
 """
 
+import io
 from collections import Counter
 from datetime import datetime, timedelta
 
 import pytest
 
+from rekeyd import logs
 from rekeyd.adapters.journal import open_journal
 from rekeyd.core.findings import AccountSeen, check, undecided
 from rekeyd.core.model import AccountId
@@ -113,6 +115,8 @@ def most_of_a_day(watch: Watch) -> None:
 
 @pytest.fixture(scope="module")
 def watch() -> Watch:
+    # Made before the first test has a stream of its own; the one of an earlier module's test may be closed.
+    logs.configure(style="json", level="critical", stream=io.StringIO(), strict=True)
     world = World(seed=30)
     for account_id in ACCOUNTS:
         world.account(account_id)
