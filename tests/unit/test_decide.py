@@ -206,6 +206,9 @@ def see(*keys: AccessKey, vault: VaultSeen, journal: JournalFacts | None = None,
     return replace(seen, **changes)  # type: ignore[arg-type]
 
 
+VOIDED = KeyFacts(
+    retirement=Retirement(why=RetireWhy.OVERLAP, started_at=NOW - 30 * DAY, deactivated_at=None, reactivated=True)
+)
 YOUNG = key(OLD, age=DAY)
 AGED = key(OLD, age=DUE_AGE)
 OVERLAPPING = (key(OLD, age=90 * DAY), key(NEW, age=DAY))
@@ -864,6 +867,37 @@ CASES: dict[str, tuple[Observed, Policy, Action]] = {
         ),
         POLICY,
         Refuse(reason=Reason.REACTIVATED, key_id=OLD),
+    ),
+    "a key whose quarantine was voided is left alone": (
+        see(*OVERLAPPING, vault=held(NEW), proof=proof(NEW), journal=facts(rotation=rotation(), keys={OLD: VOIDED})),
+        POLICY,
+        Refuse(reason=Reason.REACTIVATED, key_id=OLD),
+    ),
+    "a key whose quarantine was voided begins a new one when a person deactivates it again": (
+        see(
+            inactive(OLD, age=90 * DAY),
+            key(NEW, age=DAY),
+            vault=held(NEW),
+            proof=proof(NEW),
+            journal=facts(rotation=rotation(), keys={OLD: VOIDED}),
+        ),
+        POLICY,
+        StartQuarantine(key_id=OLD, reason=Reason.SEEN_INACTIVE),
+    ),
+    "a lost key of a closed issue is claimed although a later rotation saw it before its own": (
+        see(
+            key(THIRD, age=HOUR),
+            key(NEW, age=HOUR / 2),
+            vault=held(NEW),
+            origins={THIRD: Origin.OURS},
+            claims={THIRD: "op0"},
+            journal=facts(
+                rotation=replace(rotation(RotationKind.REPAIR, old=None, before=(THIRD,)), id=RotationId("r2")),
+                unresolved=(replace(INTENT, operation_id="op0", keys_before=frozenset()),),
+            ),
+        ),
+        POLICY,
+        Claim(rotation_id=R1, key_id=THIRD, reason=Reason.ORPHAN_PROVEN),
     ),
     "the rotation is complete when the old key is gone": (
         see(key(NEW, age=20 * DAY), vault=held(NEW), journal=facts(rotation=rotation())),
