@@ -3,6 +3,7 @@
 import math
 import multiprocessing
 import random
+import secrets
 import signal
 import sys
 import time
@@ -69,7 +70,7 @@ class Result(Generic[C]):
 class Task(Generic[C]):
     """What a worker process needs to make a world of its own."""
 
-    number: int
+    name: str
     cases: tuple[C, ...]
     folder: Path
     ends_at: float
@@ -144,7 +145,9 @@ def run(
 ) -> Iterator[Result[C]]:
     """Spread over worker processes, since an emulated AWS is one a process; results as they come."""
     batches = [tuple(cases[start : start + batch]) for start in range(0, len(cases), batch)]
-    tasks = [Task(number, chunk, folder, ends_at) for number, chunk in enumerate(batches)]
+    # Several runs may share a server.
+    series = secrets.token_hex(4)
+    tasks = [Task(f"{series}-{number}", chunk, folder, ends_at) for number, chunk in enumerate(batches)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(workers, initializer=_adopt_server, initargs=(_without_process(bao),)) as pool:
         for done in pool.imap_unordered(_run_batch, tasks):
@@ -156,8 +159,8 @@ def _run_batch(task: Task[C]) -> list[Result[C]]:
     assert _bao is not None
     if time.monotonic() > task.ends_at:
         return []
-    folder = task.folder / f"batch-{task.number}"
-    with crash_world(_bao, folder, mount=f"batch-{task.number}") as world:
+    folder = task.folder / f"batch-{task.name}"
+    with crash_world(_bao, folder, mount=f"batch-{task.name}") as world:
         results = [_run_case(world, case) for case in task.cases if time.monotonic() < task.ends_at]
         # Beside the living daemon: the last one that was killed left its part of the journal in the WAL.
         verified = world.stand.start("history", "--verify", "--json").wait()

@@ -152,6 +152,7 @@ class CrashWorld:
         self.starts = 0
         self._others: list[Running] = []
         self._numbers = 0
+        self._lives: list[Life] = []
         self.broken: list[str] = []
         """What a rule saw of broken promises."""
         self._untouched: dict[str, list[tuple[str, str]]] = {}
@@ -190,6 +191,8 @@ class CrashWorld:
         return [running for running in known if running.process.poll() is None]
 
     def close(self) -> None:
+        for life in self._lives:
+            self._stop_consumer(life)
         if self.daemon is not None:
             ran = self.daemon.stop(signal.SIGKILL)
             (self.stand.folder / "last-daemon.log").write_text(ran.err)
@@ -215,6 +218,7 @@ class CrashWorld:
         """The user as the cycle wants it, a consumer at work, and everything from now on counted."""
         self._numbers += 1
         life = Life(cycle=cycle, user_name=f"{cycle.name}-{self._numbers}")
+        self._lives.append(life)
         # Before anything is there, so that no moment is missed.
         self._start_consumer(life)
         cycle.prepare(self, life)
@@ -305,6 +309,7 @@ class CrashWorld:
     def end(self, life: Life) -> None:
         """The user goes, so that the next life has the daemon to itself."""
         self._stop_consumer(life)
+        self._lives.remove(life)
         self.stand.aws.delete_user(HUB, life.user_name)
 
     def _at_rest(self, life: Life) -> bool:

@@ -1,0 +1,49 @@
+"""A deterministic sample of `make crash`: real processes are killed, and every call of theirs fails.
+
+The whole: `python -m tests.crash.process_matrix` and `python -m tests.crash.process_faults`.
+"""
+
+import random
+from pathlib import Path
+
+from rekeyd.demo.openbao import OpenBaoServer
+from tests.crash import process_faults
+from tests.crash.process_runs import Killed, Result, run
+from tests.crash.process_world import Call, Moment
+
+_WORKERS = 3
+_SEED = 20261123
+_PUBLISH = Call("vault", "POST {mount}/data/{user}", "user")
+_MARK = Call("vault", "POST {mount}/data/{mark}", "mark")
+_CREATE, _UPDATE, _DELETE = (Call("iam", f"{verb}AccessKey", "user") for verb in ("Create", "Update", "Delete"))
+
+_KILLS = (
+    Killed("rotate", (Moment(_CREATE, 1, "after"),)),
+    Killed("rotate", (Moment(_PUBLISH, 1, "after"),)),
+    Killed("rotate", (Moment(_UPDATE, 1, "after"),)),
+    Killed("adopt", (Moment(_PUBLISH, 1, "after"), Moment(_PUBLISH, 1, "before"))),
+    Killed("emergency", (Moment(_PUBLISH, 1, "answered"),)),
+    Killed("rollback", (Moment(_PUBLISH, 1, "before"),)),
+)
+
+
+def _said(results: list[Result[Killed]] | list[Result[process_faults.Failing]]) -> str:
+    return "\n".join(f"{result.case}: {text}" for result in results for text in result.wrongs)
+
+
+def test_a_process_killed_at_a_change_loses_nothing(openbao: OpenBaoServer, tmp_path: Path) -> None:
+    results = list(run(_KILLS, openbao, tmp_path, workers=_WORKERS, batch=2))
+    assert _said(results) == ""
+    assert len(results) == len(_KILLS)
+    assert all(result.struck >= 1 for result in results)
+    assert all(result.polls > 0 for result in results)
+
+
+def test_a_call_that_fails_in_a_sampled_way_breaks_no_promise(openbao: OpenBaoServer, tmp_path: Path) -> None:
+    draw = random.Random(_SEED)  # noqa: S311 - repeatable, not secret
+    known = list(process_faults.cases((_CREATE, _PUBLISH, _UPDATE, _DELETE, _MARK)))
+    chosen = draw.sample([case for case in known if case.how != "3 times"], 6)
+    results = list(run(chosen, openbao, tmp_path, workers=_WORKERS, batch=2))
+    assert _said(results) == ""
+    assert len(results) == len(chosen)
+    assert sum(result.struck for result in results) >= len(chosen)
