@@ -17,11 +17,14 @@ PYTEST_ARGS ?=
 # The slow tests wait for processes most of the time, so more of them than there are cores run side by side.
 SLOW_JOBS ?= 6
 
+# Less of the real process's part of make crash: CRASH_PROCESS="--minutes 5"
+CRASH_PROCESS ?= --minutes 15
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The interpreter is the machine's; uv shall not fetch one.
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test lint types fmt fast bench crash year docs package lock clean
+.PHONY: help setup demo test lint types fmt fast cluster bench crash year docs package lock clean live-aws live-vault
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,7 +48,10 @@ demo: .venv/ready ## the whole life of access keys on this machine, in about two
 
 test: lint ## lint and every test, the fast ones first
 	$(BIN)/pytest -q -n 2 -m "not slow" $(PYTEST_ARGS)
-	$(BIN)/pytest -q -n $(SLOW_JOBS) --dist worksteal -m slow $(PYTEST_ARGS)
+	$(BIN)/pytest -q -n $(SLOW_JOBS) --dist worksteal -m "slow and not cluster" $(PYTEST_ARGS)
+
+cluster: .venv/ready ## Vault as in production: three nodes, of which some are lost
+	$(BIN)/pytest -q -m cluster $(PYTEST_ARGS) tests/contract/test_vault_cluster.py
 
 fast: .venv/ready ## the tests that start no server and no process
 	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS) $(TESTS)
@@ -82,6 +88,17 @@ crash: .venv/ready ## die at every call of every life cycle, and lose every answ
 	$(BIN)/python -m tests.crash.matrix $(CRASH)
 	$(BIN)/python -m tests.crash.answers $(or $(CRASH),--sample 100)
 	$(BIN)/python -m tests.crash.sabotage
+	$(BIN)/python -m tests.crash.process_matrix $(CRASH_PROCESS)
+	$(BIN)/python -m tests.crash.process_faults $(CRASH_PROCESS)
+	$(BIN)/pytest -q tests/crash/long_process_worlds.py
+
+live-aws: .venv/ready ## the key's life on a real AWS account: REKEYD_LIVE_AWS_ACCOUNT names it
+	: "$${REKEYD_LIVE_AWS_ACCOUNT:?names the account on purpose}"
+	REKEYD_LIVE=1 $(BIN)/pytest -rs -k "[live]" tests/live/test_live_aws.py $(PYTEST_ARGS)
+
+live-vault: .venv/ready ## the adapter on a real Vault: VAULT_ADDR, REKEYD_LIVE_VAULT_MOUNT, REKEYD_LIVE_VAULT_TOKEN_FILE
+	: "$${REKEYD_LIVE_VAULT_MOUNT:?names the mount on purpose}"
+	REKEYD_LIVE=1 $(BIN)/pytest -rs -k "[live]" tests/live/test_live_vault.py $(PYTEST_ARGS)
 
 year: .venv/ready ## years of policy time on a virtual clock; YEAR="--seeds 1 2 --users 50"
 	$(BIN)/python -m tests.year $(YEAR)
