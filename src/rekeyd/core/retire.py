@@ -40,7 +40,7 @@ def retire(seen: Observed, policy: Policy, key: AccessKey, retirement: Retiremen
 def _towards_deactivation(
     seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime
 ) -> Action:
-    if retirement.deactivated_at is not None:
+    if retirement.deactivated_at is not None or retirement.reactivated:
         return Refuse(reason=Reason.REACTIVATED, key_id=key.id)
     reason = _may_be_deactivated(seen, policy, key, retirement, now)
     if not isinstance(reason, Reason):
