@@ -280,7 +280,7 @@ def _answer(response: urllib3.BaseHTTPResponse) -> Answer:
     # Read whatever the content type says: a proxy that adds a charset must not turn "absent" into "unreadable".
     try:
         body = json.loads(response.data) if response.data else None
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: brackets nested a thousand deep
         body = None
     errors = body.get("errors") if isinstance(body, dict) else None
     return Answer(

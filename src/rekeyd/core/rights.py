@@ -103,5 +103,5 @@ def _parsed(document: Any) -> Any:
         return document
     try:
         return json.loads(unquote(document) if document.lstrip().startswith("%") else document)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: brackets nested a thousand deep
         return None
