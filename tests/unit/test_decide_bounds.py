@@ -577,7 +577,7 @@ UNFINISHED: dict[str, tuple[Observed, Policy | None, Action]] = {
         LOST,
     ),
     "and so does the first version of a secret made anew": (
-        unpublished(REMADE, fact=replace(MADE, cas=1)),
+        unpublished(replace(history(OLD, OLD, OLD, OLD, first=2), created_at=NOW - MINUTE), fact=replace(MADE, cas=1)),
         POLICY,
         SLOWLY,
     ),
@@ -678,6 +678,29 @@ ORPHANS: dict[str, tuple[Observed, Policy | None, Action]] = {
         appeared(HOUR + 2 * SECOND),
         WINDOWED,
         Wait(until=NOW - HOUR - 2 * SECOND + DAY, reason=Reason.ORPHAN_WATCHED, key_id=NEW),
+    ),
+    "window: a key that retires is no second candidate": (
+        see(
+            inactive(OLD, age=HOUR + SECOND),
+            key(NEW, age=HOUR),
+            vault=VaultAbsent(0),
+            journal=facts(
+                unresolved=(replace(INTENT, keys_before=frozenset()),),
+                keys={OLD: retiring(RetireWhy.SPARE, deactivated=MINUTE)},
+            ),
+        ),
+        WINDOWED,
+        Wait(until=NOW - HOUR + DAY, reason=Reason.ORPHAN_WATCHED, key_id=NEW),
+    ),
+    "window: of two candidates neither is ours": (
+        see(
+            key(OLD, age=HOUR + SECOND),
+            key(NEW, age=HOUR),
+            vault=VaultAbsent(0),
+            journal=facts(unresolved=(replace(INTENT, keys_before=frozenset()),)),
+        ),
+        WINDOWED,
+        Refuse(reason=Reason.STRAY_KEY, key_id=OLD),
     ),
     "a key of ours that a person took back is nobody's orphan": (
         see(

@@ -126,12 +126,16 @@ histories = st.one_of(
     ),
 )
 retirements = st.builds(
-    lambda why, started, deactivated: Retirement(
-        why=why, started_at=NOW - started, deactivated_at=None if deactivated is None else NOW - deactivated
+    lambda why, started, deactivated, reactivated: Retirement(
+        why=why,
+        started_at=NOW - started,
+        deactivated_at=None if deactivated is None else NOW - deactivated,
+        reactivated=reactivated,
     ),
     st.sampled_from(RetireWhy),
     ages,
     st.one_of(st.none(), ages),
+    st.sampled_from([False, False, True]),
 )
 key_facts = st.builds(
     KeyFacts,
@@ -360,6 +364,7 @@ def test_p3_a_key_is_deactivated_only_when_consumers_are_known_to_be_served(case
     assert policy is not None
     assert fact.retirement is not None
     assert fact.retirement.deactivated_at is None, "somebody reactivated it"
+    assert not fact.retirement.reactivated, "somebody reactivated it"
     assert proven_now(seen) or (isinstance(seen.vault, VaultAbsent) and person_said_so(fact))
     emergency = (seen.asked is not None and seen.asked.emergency) or (
         seen.journal.rotation is not None
@@ -457,9 +462,9 @@ def explained(seen: Observed, policy: Policy | None, key_id: AccessKeyId, action
     in_rotation = opened is not None and key_id in (opened.old_key_id, opened.new_key_id)
     in_vault = seen.history is not None and seen.history.latest_naming(key_id) is not None
     noted = isinstance(current, VaultHeld) and current.note is not None and current.note.old_access_key_id == key_id
-    by_cloudtrail = (
-        isinstance(action, Claim) and seen.origins.get(key_id) is Origin.OURS and seen.claims[key_id] == "op1"
-    )
+    sent = {intent.operation_id for intent in seen.journal.unresolved}
+    proven = seen.origins.get(key_id) is Origin.OURS and seen.claims.get(key_id) in sent
+    by_cloudtrail = isinstance(action, Claim) and proven
     named = seen.asked is not None and seen.asked.replace == key_id
     allowed = policy is not None and (
         policy.orphans.attribution is Attribution.WINDOW or policy.spare_key is SpareKey.RETIRE_UNUSED

@@ -9,6 +9,7 @@ from rekeyd.core.findings import AccountSeen, FindingReason, check, found, refus
 from rekeyd.core.model import AccessKeyId
 from rekeyd.core.notice import AlarmState, state_of
 from rekeyd.core.reasons import Reason
+from rekeyd.core.rights import NO_PASSWORD_POLICY
 from tests.unit.test_findings import (
     ACCOUNT,
     DAY,
@@ -24,13 +25,15 @@ from tests.unit.test_findings import (
     row,
     seen,
     summary,
+    with_rights,
 )
 
 MESSAGES: dict[str, tuple[AccountSeen, str]] = {
     "root_access_key": (
         seen(summary(keys=True), report(root_row=root(key(used=HOUR), key(age=9 * DAY, used=None, active=False)))),
         (
-            "the account's root user has an access key: account 111122223333 (shop), an active key made 2026-05-31, last "
+            "the account's root user has an access key: account 111122223333 (shop), an active key made "
+            "2026-05-31, last "
             "used 2026-06-01; an inactive key made 2026-05-23, no use on record"
         ),
     ),
@@ -70,7 +73,8 @@ MESSAGES: dict[str, tuple[AccountSeen, str]] = {
     "key_over_max_age": (
         seen(users=managed(oldest=91 * DAY)),
         (
-            'a managed user has an active access key over its policy\'s age limit: 91 days old, policy "default" allows '
+            "a managed user has an active access key over its policy's age limit: 91 days old, policy "
+            '"default" allows '
             "90 days, because the old key is still used"
         ),
     ),
@@ -85,6 +89,33 @@ MESSAGES: dict[str, tuple[AccountSeen, str]] = {
     "console_user_with_keys": (
         seen(None, report(row(key(), password=True))),
         "a user with a console password has an active access key",
+    ),
+    "user_compromised": (
+        with_rights(seen(), quarantined="AWSCompromisedKeyQuarantineV3"),
+        (
+            "AWS put a user in quarantine, since an access key of it was found in public: "
+            "AWSCompromisedKeyQuarantineV3 is attached"
+        ),
+    ),
+    "administrator_with_keys": (
+        with_rights(seen(None, report(row(key()))), administrator="AdministratorAccess"),
+        "a user with administrator rights has an active access key: by AdministratorAccess",
+    ),
+    "weak_password_policy": (
+        dataclasses.replace(seen(), password_policy=NO_PASSWORD_POLICY),
+        (
+            "the account's password policy is weaker than the benchmarks ask: account 111122223333 (shop), "
+            "8 characters are "
+            "enough, and 14 should be the least; no former passwords are refused, and 24 should be"
+        ),
+    ),
+    "posture_unreadable": (
+        dataclasses.replace(seen(), rights_unreadable=DENIED, password_unreadable=failing(3)),
+        (
+            "some of the account's settings cannot be read: account 111122223333 (shop), 3 looks in a row "
+            "failed, the last: iam:GetAccountSummary was throttled; "
+            "iam:GetAccountSummary was refused: AccessDenied"
+        ),
     ),
     "two_active_keys of a managed user": (
         seen(None, report(row(key(), key(age=2 * DAY))), users=managed()),
@@ -182,6 +213,12 @@ def test_a_remedy_shows_placeholders_for_what_is_not_known() -> None:
     assert finding.remedy == (
         "find out who made KEY_ID; if it is not needed: rekeyd rotate-now USER --account ACCOUNT --replace KEY_ID"
     )
+
+
+def test_a_finding_about_a_key_names_it() -> None:
+    finding = found(FindingReason.KEY_UNUSED, account_id=ACCOUNT, principal="ci", access_key_id=AccessKeyId("AKIAOLD"))
+    assert finding.access_key_id == "AKIAOLD"
+    assert "ci" in finding.remedy
 
 
 def test_a_clause_is_named_for_every_version_that_has_it() -> None:

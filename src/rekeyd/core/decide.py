@@ -53,7 +53,7 @@ from rekeyd.core.model import (
     VaultUnreadable,
     VaultWithoutPair,
 )
-from rekeyd.core.policy import Adopt, Policy, Repair, SpareKey, due_at
+from rekeyd.core.policy import Adopt, Orphans, Policy, Repair, SpareKey, due_at
 from rekeyd.core.reasons import Reason
 from rekeyd.core.retire import retire
 from rekeyd.core.unfinished import explain, finish_issue, remove_unpublished, unexplained
@@ -97,13 +97,13 @@ def _without_policy(seen: Observed, now: datetime) -> Action:
             return Close(rotation_id=rotation.id, reason=Reason.LEFT_UNPUBLISHED, completed=False)
         if action := finish_issue(seen, rotation):
             return action
-    nobody = Policy(name="")  # only its orphan rules are asked, and their defaults are the strictest
     for key in seen.others:
         facts = seen.journal.key(key.id)
         if facts.made_by is not None and not facts.published and facts.retirement is None:
             return remove_unpublished(seen, key, facts.made_by, facts)
     if rotation is not None and rotation.state is IssueState.CREATING:
-        return next((explain(seen, nobody.orphans, key, now) for key in unexplained(seen)), _FROZEN)
+        # Without an unexplained key it were closed by now. The defaults are the strictest rules.
+        return explain(seen, Orphans(), unexplained(seen)[0], now)
     if rotation is not None or any(seen.journal.key(k.id).retirement for k in seen.others):
         return _FROZEN
     return Idle(reason=Reason.LEFT_POLICY)
