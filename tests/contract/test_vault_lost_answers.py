@@ -198,8 +198,10 @@ def test_a_redirect_is_never_followed(stand: OpenBaoStand, proxy: VaultProxy, op
         for status in (301, 302, 303, 307, 308):
             proxy.clear_faults()
             proxy.fault(WRITE, do=Redirect(elsewhere.address, status=status), forever=True)
-            with pytest.raises(RefusedError, match=rf"redirect \({status}\), which is never followed") as caught:
-                stand.publish(cas=1)
+            # 307 and 308 are a standby's that has just lost its leader: those pass.
+            kind = TemporaryError if status in {307, 308} else RefusedError
+            with pytest.raises(kind, match=rf"redirect \({status}\), which is never followed") as caught:
+                stand.publish(cas=1, seconds=2)
             assert caught.value.hint is not None
             assert "vault.address" in caught.value.hint
         assert elsewhere.requests == []

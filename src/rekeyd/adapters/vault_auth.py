@@ -186,7 +186,8 @@ class LoggedIn:
         self._clock = clock
         self._lock = threading.RLock()
         self._grant: _Grant | None = None
-        self._tried_at: datetime | None = None
+        self._again_at: datetime | None = None
+        """Of the last login that a refused call caused."""
         self._refused_at: deque[datetime] = deque(maxlen=_MOST_REFUSED)
         self._refused_credential: Secret | None = None
 
@@ -201,10 +202,12 @@ class LoggedIn:
         with self._lock:
             if self._grant is not None and self._grant.token is not refused:
                 return True
-            if self._tried_at is not None and self._clock.now() - self._tried_at < _LOGIN_SPACING:
+            now = self._clock.now()
+            if self._again_at is not None and now - self._again_at < _LOGIN_SPACING:
                 return False
             if refused is not None and self._alive(refused):
                 return False
+            self._again_at = now
             try:
                 self._log_in()
             except (TemporaryError, RefusedError) as error:
@@ -264,7 +267,6 @@ class LoggedIn:
                 f"{self._login_allowed_at(now):%H:%M:%S} UTC, as Vault locks a role after a few refusals",
                 hint="put a valid secret_id in its file; a new one is tried at once",
             )
-        self._tried_at = now
         try:
             answer = self._login.log_in(self._reach.line, credential)
         except OutcomeUnknownError as error:

@@ -1,0 +1,95 @@
+"""A user in the in-memory AWS whose pair is on a real server, and rekeyd's rules and journal between them.
+
+The adapter, the TLS and the servers are real; time is the machine's for Vault, and virtual for AWS.
+"""
+
+import itertools
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from rekeyd.adapters.clock import SystemClock
+from rekeyd.adapters.vault_kv import KvVault
+from rekeyd.core.model import Place, Principal, VaultHeld
+from rekeyd.errors import Error
+from rekeyd.fleet.account import Worked
+from tests.contract.vault_cluster import Logins
+from tests.rig import ACCOUNT, Rig, policy
+from tests.world import REGION, World
+
+_numbers = itertools.count(1)
+
+
+class Rotating:
+    """A user due for rotation, whose pair is on the real server."""
+
+    def __init__(self, logins: Logins, method: str, *, timeout: float = 5) -> None:
+        self.logins = logins
+        if method == "kubernetes":
+            logins.await_kubernetes()
+        settings = logins.settings(method, timeout=timeout)
+        self.vault = KvVault(settings, SystemClock())
+        self.user_name = f"ci-{next(_numbers)}"
+
+        def place_of(principal: Principal) -> Place:
+            return Place(
+                address=settings.address,
+                namespace="",
+                mount="secret",
+                path=f"aws/{principal.user_name}",
+                id_field="access_key_id",
+                secret_field="secret_access_key",
+            )
+
+        now = datetime.now(UTC)  # noqa: TID251 - the servers' clock is the machine's
+        self.world = World(start=now, place_of=place_of, seed=next(_numbers))
+        self.principal = self.world.user(ACCOUNT, self.user_name, age=timedelta(days=120), held=False)
+        self.place = place_of(self.principal)
+        self.old = self.world.keys(ACCOUNT, self.user_name)[0].id
+        self.world.vault = self.vault  # type: ignore[assignment]
+        self.put(self.old)
+        self.rig = Rig(policy(), world=self.world)
+
+    def put(self, key_id: str) -> None:
+        pair = {"access_key_id": key_id, "secret_access_key": self.world.key(key_id).secret}
+        self.logins.admin.write(self.place.path, pair)
+
+    def rotate(self) -> Worked:
+        """Until the new key is published; virtual time passes between tries, as back-offs say."""
+        return self.rig.settle(self.user_name, until=lambda worked: worked.published)
+
+    def serves(self) -> tuple[int, str]:
+        """What a consumer reads; it must be of one pair and alive (P1)."""
+        found = self.logins.admin.read(self.place.path)
+        assert found is not None
+        key_id, secret = found.data["access_key_id"], found.data["secret_access_key"]
+        assert self.world.key(key_id).secret == secret
+        assert not isinstance(self.world.aws.authenticate(key_id, secret, REGION), str)
+        return found.version, key_id
+
+    def is_rotated(self) -> None:
+        version, key_id = self.serves()
+        assert (version, key_id != self.old) == (2, True), "exactly one version was written"
+        keys = [key.id for key in self.world.keys(ACCOUNT, self.user_name)]
+        assert keys == [self.old, key_id], "no key was left behind"
+        assert isinstance(self.vault.current(self.place), VaultHeld)
+
+    def close(self) -> None:
+        self.vault.close()
+
+    def when(self, point: str, act: Callable[[], object], *, phase: str = "after") -> None:
+        """Once, at this call of the rotation."""
+
+        def hook(name: str, at: str, _: object) -> None:
+            if (name, at) == (point, phase):
+                stop()
+                act()
+
+        stop = self.world.points.on_call(hook)
+
+    def error(self) -> Error:
+        """Of one try that must fail, without harm: consumers are served as before, and no key is left behind."""
+        worked = self.rig.look(self.user_name)
+        assert worked.error is not None
+        assert self.serves() == (1, self.old)
+        assert [key.id for key in self.world.keys(ACCOUNT, self.user_name)] == [self.old]
+        return worked.error
