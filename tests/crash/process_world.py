@@ -273,7 +273,7 @@ class CrashWorld:
         at rest. `deliver`: what was held back arrives two seconds after it was sent.
         """
         began = time.monotonic()
-        while mend_after is not None or not self._at_rest(life):
+        while mend_after is not None or not self.at_rest(life):
             passed = time.monotonic() - began
             if mend_after is not None and passed > mend_after:
                 mend_after = None
@@ -292,7 +292,7 @@ class CrashWorld:
         for rule in life.rules:
             life.struck += rule.fired
             rule.cancel()
-        self._judge(life)
+        self.judge(life)
 
     def _restart_if_killed(self, life: Life) -> None:
         if self.daemon is not None and self.daemon.process.poll() is None:
@@ -312,7 +312,7 @@ class CrashWorld:
         self._lives.remove(life)
         self.stand.aws.delete_user(HUB, life.user_name)
 
-    def _at_rest(self, life: Life) -> bool:
+    def at_rest(self, life: Life) -> bool:
         """One key, Active and held, and the daemon says that the user is fresh. A rollback rests when the first key
         is held again: how the other one retires is the rotation's own cycle."""
         entry = self.entry(life)
@@ -387,7 +387,8 @@ class CrashWorld:
             return Call("vault", op.removesuffix(mark) + "{mark}", "mark")
         return None if "/aws/" in op else Call("vault", op, "self")
 
-    def _judge(self, life: Life) -> None:
+    def judge(self, life: Life) -> None:
+        """Adds to its wrongs whatever does not hold now."""
         stand, name = self.stand, life.user_name
         if not stand.serves_a_live_pair(name):
             life.wrongs.append("P1: what Vault serves is not an Active key of the user with its own secret")
