@@ -97,7 +97,8 @@ def test_killed_between_creation_and_the_write_to_vault_converges(stand: Stand) 
     stand.write_config()
     old = stand.user("ci").key.access_key_id
     running: list[Running] = []
-    # The held pair is proven first; the first proof of the new key comes after its id was journalled and before anything is sent to Vault.
+    # The held pair is proven first. The first proof of the new key comes after its id was journalled and before
+    # anything is sent to Vault.
     rule = stand.aws.fault("GetCallerIdentity", user="ci", nth=2, do=Kill(lambda: running[0].pid), when="before")
     running.append(stand.start("rotate-now", "ci", "--json"))
     assert rule.hit.wait(60)
