@@ -19,8 +19,8 @@ def report(figures: Figures, seconds: float) -> str:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.year", description=__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--users", type=int, default=200)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--days", type=int, default=365)
     options = parser.parse_args(arguments)
     logs.configure(level="critical", style="console")

@@ -94,7 +94,9 @@ class Year:
     figures: Figures = field(init=False)
     people: People = field(init=False)
     disturbed: set[UserId] = field(default_factory=set)
-    """Whom people interfered with, or whose look gave a reason to wait that a person can read; faults do not count."""
+    """Whom people interfered with; faults do not count."""
+    waited: set[UserId] = field(default_factory=set)
+    """Whose look gave a reason to wait that a person can read, until the next publication."""
     next_at: dict[UserId, datetime] = field(default_factory=dict)
     consumers: dict[UserId, tuple[Consumer, timedelta, datetime]] = field(default_factory=dict)
     places: Places = field(init=False)
@@ -278,10 +280,12 @@ class Year:
         if again is not None:
             self.next_at[user_id] = min(_in_batches(again, now), now + 10 * DAY)
         self.figures.counts["rotations"] += one.published
+        if one.published:
+            self.waited.discard(user_id)
         if one.error is not None:
             self.figures.counts["failed looks"] += 1
         if one.outcome is not None and one.outcome.rest.reason in _READABLE:
-            self.disturbed.add(user_id)
+            self.waited.add(user_id)
         if one.gone:
             self.next_at.pop(user_id, None)
 
@@ -325,7 +329,7 @@ class Year:
         now = self.world.clock.now()
         for user in self.world.aws.users():
             chosen = self.rig._policy_of(user.principal)
-            if chosen is None or user.user_id in self.disturbed:
+            if chosen is None or user.user_id in self.disturbed | self.waited:
                 continue
             for key in user.keys.values():
                 age = now - key.created_at
