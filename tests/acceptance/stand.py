@@ -272,7 +272,7 @@ class Stand:
         secret = self.held(name, account_id)
         if secret is None:
             return False
-        key_id = str(secret.data["access_key_id"])
+        key_id = secret.data.get("access_key_id", "")
         listed = {key.access_key_id: key.status for key in self.aws.keys(account_id, name)}
         return listed.get(key_id) == "Active" and secret.data["secret_access_key"] == self.aws.secret_of(key_id)
 
