@@ -25,7 +25,7 @@ from tests.year.people import People
 
 HOUR = timedelta(hours=1)
 SCAN = DAY
-"""How often every account is scanned; the drift look of a user comes with every fourth."""
+"""How often every account is scanned; every fourth time a user is looked at although nothing asks for it."""
 ACCOUNTS = tuple(AccountId(f"{n:012}") for n in (111122223333, 444455556666, 777788889999))
 _LEAD = lead_time(
     longest_closed=timedelta(0),
@@ -277,7 +277,9 @@ class Year:
     def _note(self, one: Worked, now: datetime) -> None:
         user_id = one.principal.user_id
         again = self.rig.again_at(one)
-        if again is not None:
+        if again is None:
+            self.next_at[user_id] = now + SCAN / 4  # refused, perhaps for an outage: the drift look
+        else:
             self.next_at[user_id] = min(_in_batches(again, now), now + 10 * DAY)
         self.figures.counts["rotations"] += one.published
         if one.published:
