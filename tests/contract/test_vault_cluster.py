@@ -94,12 +94,6 @@ def test_no_read_back_through_a_standby_is_stale_and_lost_answers_make_one_versi
     print(f"{WRITES} writes through a standby: {stale} stale read-backs, {lost} lost answers")
 
 
-def later(seconds: float, act: object) -> None:
-    timer = threading.Timer(seconds, act)  # type: ignore[arg-type]
-    timer.daemon = True
-    timer.start()
-
-
 @pytest.fixture
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Logins, Cluster]]:
     """A cluster that may be broken."""
@@ -128,16 +122,29 @@ def test_a_lost_quorum_that_comes_back(own: tuple[Logins, Cluster]) -> None:
     rotating = Rotating(logins, "approle")
     others = [node for node in cluster.nodes if node is not logins.entry]
 
+    over = threading.Event()
+
+    def come_back() -> None:
+        over.wait(3)
+        for node in others:
+            node.restart()
+        over.wait()  # a server ends with the thread that started it
+
+    thread = threading.Thread(target=come_back)
+
     def lose() -> None:
         for node in others:
             node.kill()
-        for node in others:
-            later(3, node.restart)
+        thread.start()
 
     rotating.when("iam.create_access_key", lose)
-    rotating.rotate()
-    logins.admin = cluster.leader
-    rotating.is_rotated()
+    try:
+        rotating.rotate()
+        logins.admin = cluster.leader
+        rotating.is_rotated()
+    finally:
+        over.set()
+        thread.join()
     rotating.close()
 
 

@@ -47,6 +47,8 @@ def free_port() -> int:
 class TlsOpenBao(OpenBaoServer):
     """Beside its plain listener one with TLS that asks for client certificates."""
 
+    audits = True
+
     def __init__(self, certificate: Path, *, durable: bool) -> None:
         super().__init__(durable=durable)
         self.certificate = certificate
@@ -60,6 +62,13 @@ class TlsOpenBao(OpenBaoServer):
     def audit_link(self) -> Path:
         return self.home / "audit"
 
+    def _audit_device(self) -> str:
+        if not self.audit_link.is_symlink():
+            (self.home / "audit.log").touch()
+            self.audit_link.symlink_to(self.home / "audit.log")
+        # Mode 0000: the file's own is left alone, since it will be a device of the machine.
+        return f'audit "file" "file" {{ options = {{ file_path = "{self.audit_link}", mode = "0000" }} }}\n'
+
     def fill_audit_disk(self, *, full: bool) -> None:
         """Every request is then carried out and answered with 500, as on a full disk."""
         self.audit_link.unlink()
@@ -69,11 +78,8 @@ class TlsOpenBao(OpenBaoServer):
     def _write_config(self) -> Path:
         config = super()._write_config() or self.home / "server.hcl"
         before = config.read_text() if config.exists() and self.durable else ""
-        if not self.audit_link.is_symlink():
-            (self.home / "audit.log").touch()
-            self.audit_link.symlink_to(self.home / "audit.log")
-        # Mode 0000: the file's own is left alone, since it will be a device of the machine.
-        before += f'audit "file" "file" {{ options = {{ file_path = "{self.audit_link}", mode = "0000" }} }}\n'
+        if self.audits:
+            before += self._audit_device()
         listener = (
             f'listener "tcp" {{\n  address = "127.0.0.1:{self.tls_port}"\n'
             f'  tls_cert_file = "{self.certificate}"\n  tls_key_file = "{self.certificate}"\n}}\n'
@@ -84,6 +90,8 @@ class TlsOpenBao(OpenBaoServer):
 
 class Node(TlsOpenBao):
     """One of three raft nodes; the first makes the cluster, the others join it."""
+
+    audits = False  # its path would have to be the same on all nodes
 
     def __init__(self, certificate: Path, *, number: int, first: "Node | None") -> None:
         super().__init__(certificate, durable=True)
@@ -130,6 +138,11 @@ class Cluster:
     def start(self) -> "Cluster":
         for node in self.nodes:
             node.start()
+            if node.first is None:
+                # Else a node that joined votes only after ten seconds.
+                with node.client() as client:
+                    body = {"server_stabilization_time": "1s"}
+                    client.adapter.post("/v1/sys/storage/raft/autopilot/configuration", json=body)
         _until(lambda: len(self.voters()) == 3, "three voters")
         return self
 

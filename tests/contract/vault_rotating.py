@@ -18,6 +18,9 @@ from tests.world import REGION, World
 
 _numbers = itertools.count(1)
 
+# Each look has its own patience of seconds: enough for any election.
+_SCANS = 5
+
 
 class Rotating:
     """A user due for rotation, whose pair is on the real server."""
@@ -54,8 +57,15 @@ class Rotating:
         self.logins.admin.write(self.place.path, pair)
 
     def rotate(self) -> Worked:
-        """Until the new key is published; virtual time passes between tries, as back-offs say."""
-        return self.rig.settle(self.user_name, until=lambda worked: worked.published)
+        """Until the new key is published; virtual time passes between tries, as back-offs say.
+
+        A user who was refused, since Vault could not be read, is looked at again as at the next scan.
+        """
+        for _ in range(_SCANS):
+            worked = self.rig.settle(self.user_name, until=lambda worked: worked.published)
+            if worked.published:
+                break
+        return worked
 
     def serves(self) -> tuple[int, str]:
         """What a consumer reads; it must be of one pair and alive (P1)."""
