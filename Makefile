@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The interpreter is the machine's; uv shall not fetch one.
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test lint types fmt fast cluster bench crash year docs package lock clean live-aws live-vault
+.PHONY: help setup demo test lint types fmt fast cluster bench crash year mutate docs package lock clean live-aws live-vault
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -91,6 +91,11 @@ crash: .venv/ready ## die at every call of every life cycle, and lose every answ
 	$(BIN)/python -m tests.crash.process_matrix $(CRASH_PROCESS)
 	$(BIN)/python -m tests.crash.process_faults $(CRASH_PROCESS)
 	$(BIN)/pytest -q tests/crash/long_process_worlds.py
+
+mutate: .venv/ready ## change core/ in some 2,000 ways and see which the tests miss; the reasons are in docs/mutants.md
+	rm -rf mutants
+	$(BIN)/mutmut run --max-children 2 | tr '\r' '\n' | tail -n 3 || true
+	$(BIN)/python -m tests.mutants
 
 live-aws: .venv/ready ## the key's life on a real AWS account: REKEYD_LIVE_AWS_ACCOUNT names it
 	: "$${REKEYD_LIVE_AWS_ACCOUNT:?names the account on purpose}"

@@ -192,6 +192,13 @@ def test_what_is_undecided_adds_up() -> None:
     assert only_policies < undecided(seen(summary()))
 
 
+def test_settings_are_undecided_while_one_of_them_was_never_read() -> None:
+    known = dataclasses.replace(seen(), rights={}, password_policy=NO_PASSWORD_POLICY)
+    assert FindingReason.POSTURE_UNREADABLE not in undecided(known)
+    for missing in (dataclasses.replace(known, rights=None), dataclasses.replace(known, password_policy=None)):
+        assert FindingReason.POSTURE_UNREADABLE in undecided(missing)
+
+
 # --- remedies and clauses ---------------------------------------------------------------------------------------------
 
 
