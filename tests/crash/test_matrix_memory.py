@@ -10,9 +10,9 @@ from tests.crash.cycles import BY_NAME, CYCLES, Cycle
 from tests.crash.matrix import after_changes, pairs, record
 
 SEED = 20261123
-MOMENTS = 4
+MOMENTS = 3
 PAIRS = 1
-FAILURES = 4
+FAILURES = 3
 
 
 @pytest.fixture(autouse=True)

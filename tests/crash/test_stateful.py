@@ -121,7 +121,7 @@ class OneUser(RuleBasedStateMachine):
 
 TestOneUser = OneUser.TestCase
 TestOneUser.settings = settings(
-    max_examples=2000 if LONG in os.environ else 10,
+    max_examples=2000 if LONG in os.environ else 7,
     phases=tuple(Phases) if LONG in os.environ else (Phases.explicit, Phases.generate),
     stateful_step_count=30 if LONG in os.environ else 12,
     derandomize=LONG not in os.environ,
