@@ -119,12 +119,19 @@ class Store:
         # A live version can have a deletion_time, in the future (delete_version_after): only missing data is proof.
         if not isinstance(fields, Mapping):
             return _without_data(metadata)
+        custom = metadata.get("custom_metadata") or {}
+        try:
+            created_at = timestamp(metadata["created_time"])
+        except (KeyError, TypeError, ValueError):
+            raise self.client.problem(answer, what, changing=False) from None
+        if not isinstance(custom, Mapping):
+            raise self.client.problem(answer, what, changing=False)
         return Stored(
             life=Life.LIVE,
             version=metadata["version"],
-            created_at=timestamp(metadata["created_time"]),
+            created_at=created_at,
             fields=fields,
-            custom_metadata=metadata.get("custom_metadata") or {},
+            custom_metadata=custom,
         )
 
     def metadata(self, target: Target) -> Metadata | None:
