@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The interpreter is the machine's; uv shall not fetch one.
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help setup demo test lint types fmt fast cluster bench crash year mutate docs package lock clean live-aws live-vault
+.PHONY: help setup demo test lint types fmt fast cluster bench crash year explore mutate docs package lock clean live-aws live-vault
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -93,6 +93,10 @@ crash: .venv/ready ## die at every call of every life cycle, and lose every answ
 	$(BIN)/python -m tests.crash.process_matrix $(CRASH_PROCESS)
 	$(BIN)/python -m tests.crash.process_faults $(CRASH_PROCESS)
 	$(BIN)/pytest -q tests/crash/long_process_worlds.py
+
+explore: .venv/ready ## hypothesis with new seeds: what it finds becomes an example in a test
+	REKEYD_LONG_STATEFUL=1 $(BIN)/pytest -q -n 2 --hypothesis-profile=explore \
+		$$(grep -rl "hypothesis" tests --include="test_*.py") $(PYTEST_ARGS)
 
 mutate: .venv/ready ## change core/ in some 2,000 ways and see which the tests miss; the reasons are in docs/mutants.md
 	rm -rf mutants

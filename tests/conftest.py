@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from rekeyd import logs
 from rekeyd.core.secret import Secret
@@ -29,6 +30,12 @@ _FOLDER = pytest.StashKey[Path]()
 # A test must not reach anybody's account or Vault by accident. `make live-aws` and `make live-vault` set REKEYD_LIVE.
 _FOREIGN = ("AWS_", "VAULT_", "BAO_", "REKEYD_")
 _KEPT = (secret_registry.VARIABLE, "REKEYD_LIVE")
+
+
+# A find of hypothesis stops whoever runs `make explore`, never a build that changed nothing.
+settings.register_profile("rekeyd", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, max_examples=2000)
+settings.load_profile("rekeyd")
 
 
 def pytest_configure(config: pytest.Config) -> None:

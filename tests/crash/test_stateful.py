@@ -1,6 +1,6 @@
 """Hypothesis drives the rig: people, time, crashes and lost answers in any order; finds stay in test_sequences.py.
 
-More of it: `REKEYD_LONG_STATEFUL=1 pytest tests/crash/test_stateful.py`.
+More of it: `make explore`.
 """
 
 import os

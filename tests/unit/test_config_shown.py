@@ -90,7 +90,7 @@ def test_the_values_of_the_example_are_the_defaults() -> None:
 
 def test_what_is_shown_reads_back_to_the_same() -> None:
     text = POLICY + (
-        "match = { users = ['ci-*'], tags = { 'a \"b\"' = 'x' } }\n"
+        "match = { users = ['ci-*'], tags = { 'a \"b\"' = 'x', from = '2026-01-01' } }\n"
         "windows = [{ cron = '0 2 * * *', duration = '4h' }]\n"
         "verify_regions = ['eu-west-1']\nverify_first = '0.2s'\nunused_for = '0s'\n"
         "[fleet]\nfreezes = [{ from = 2026-12-20, to = 2027-01-04, reason = 'year \"end\"\\n' }]\n"

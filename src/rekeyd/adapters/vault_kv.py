@@ -16,7 +16,7 @@ from rekeyd.adapters.vault_client import Line, VaultClient
 from rekeyd.adapters.vault_fields import BURN_MARKER
 from rekeyd.adapters.vault_health import VaultHealth, health_of
 from rekeyd.adapters.vault_note import note_from_metadata, note_to_metadata
-from rekeyd.adapters.vault_read import Life, Metadata, Store, Stored, Target, timestamp
+from rekeyd.adapters.vault_read import Life, Metadata, Store, Stored, Target
 from rekeyd.adapters.vault_settings import VaultSettings
 from rekeyd.adapters.vault_wire import Answer, Wire
 from rekeyd.adapters.vault_write import Landed, Write
@@ -106,11 +106,10 @@ class KvVault:
         )
 
     def _version(self, place: Place, target: Target, number: int, metadata: Metadata) -> VaultVersion:
-        from_metadata = metadata.versions[number]
-        created_at = timestamp(from_metadata["created_time"])
+        line = metadata.versions[number]
         key_id = None
         readable = False
-        if not from_metadata.get("destroyed"):
+        if not line.destroyed:
             try:
                 stored = self._store.stored(target, number)
             except (TemporaryError, RefusedError):
@@ -118,7 +117,7 @@ class KvVault:
             readable = stored.life is Life.LIVE
             pair = _pair(stored.fields, place)
             key_id = None if pair is None else pair.access_key_id
-        return VaultVersion(version=number, created_at=created_at, readable=readable, access_key_id=key_id)
+        return VaultVersion(version=number, created_at=line.created_at, readable=readable, access_key_id=key_id)
 
     def read_pair(self, place: Place, version: int) -> Pair | None:
         stored = self._store.stored(self._target(place), version)

@@ -5,7 +5,8 @@ KV v2 means that nothing was written.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -63,10 +64,18 @@ class Metadata:
     created_at: datetime
     current_version: int
     oldest_version: int
-    versions: Mapping[int, Mapping[str, Any]]
+    versions: Mapping[int, "VersionLine"]
     custom_metadata: Mapping[str, str]
     revision: int | None
     """`current_metadata_version`, which only OpenBao has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionLine:
+    """What the metadata tells of one version."""
+
+    created_at: datetime
+    destroyed: bool
 
 
 class Store:
@@ -118,21 +127,16 @@ class Store:
             raise self.client.problem(answer, what, changing=False)
         # A live version can have a deletion_time, in the future (delete_version_after): only missing data is proof.
         if not isinstance(fields, Mapping):
-            return _without_data(metadata)
-        custom = metadata.get("custom_metadata") or {}
-        try:
-            created_at = timestamp(metadata["created_time"])
-        except (KeyError, TypeError, ValueError):
-            raise self.client.problem(answer, what, changing=False) from None
-        if not isinstance(custom, Mapping):
-            raise self.client.problem(answer, what, changing=False)
-        return Stored(
-            life=Life.LIVE,
-            version=metadata["version"],
-            created_at=created_at,
-            fields=fields,
-            custom_metadata=custom,
-        )
+            with self._understood(answer, what):
+                return _without_data(metadata)
+        with self._understood(answer, what):
+            return Stored(
+                life=Life.LIVE,
+                version=metadata["version"],
+                created_at=timestamp(metadata["created_time"]),
+                fields=fields,
+                custom_metadata=dict(metadata.get("custom_metadata") or {}),
+            )
 
     def metadata(self, target: Target) -> Metadata | None:
         """None: there is nothing under the path. Raises as `stored` does."""
@@ -148,25 +152,39 @@ class Store:
         found = answer.part("data")
         if not answer.ok or found is None or "current_version" not in found:
             raise self.client.problem(answer, what, changing=False)
-        return Metadata(
-            created_at=timestamp(found["created_time"]),
-            current_version=found["current_version"],
-            oldest_version=found.get("oldest_version") or 0,
-            versions={int(number): one for number, one in (found.get("versions") or {}).items()},
-            custom_metadata=found.get("custom_metadata") or {},
-            revision=found.get("current_metadata_version"),
-        )
+        with self._understood(answer, what):
+            return Metadata(
+                created_at=timestamp(found["created_time"]),
+                current_version=int(found["current_version"]),
+                oldest_version=int(found.get("oldest_version") or 0),
+                versions={int(number): _line(one) for number, one in (found.get("versions") or {}).items()},
+                custom_metadata=dict(found.get("custom_metadata") or {}),
+                revision=found.get("current_metadata_version"),
+            )
 
     def _gone(self, answer: Answer, what: str, target: Target) -> Stored:
         metadata = (answer.part("data") or {}).get("metadata")
         if isinstance(metadata, Mapping) and isinstance(metadata.get("version"), int):
-            return _without_data(metadata)
+            with self._understood(answer, what):
+                return _without_data(metadata)
         if answer.errors == ():
             return Stored(life=Life.ABSENT)
         # The mount may have been replaced since it was looked at.
         with self._lock:
             self._checked.discard((target.namespace, target.mount))
         raise self.client.problem(answer, what, changing=False)
+
+    @contextmanager
+    def _understood(self, answer: Answer, what: str) -> Iterator[None]:
+        """An answer of another shape than Vault's is none: a proxy or a fault in between may say anything."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise self.client.problem(answer, what, changing=False) from None
+
+
+def _line(version: Mapping[str, Any]) -> VersionLine:
+    return VersionLine(created_at=timestamp(version["created_time"]), destroyed=bool(version.get("destroyed")))
 
 
 def _without_data(metadata: Mapping[str, Any]) -> Stored:
@@ -194,5 +212,8 @@ def _check_kv2(mount: Mapping[str, Any], target: Target, address: str) -> None:
 
 
 def timestamp(text: str) -> datetime:
-    """Vault's, with nine digits after the point; cut to microseconds."""
-    return datetime.fromisoformat(text).astimezone(UTC)
+    """Vault's, with nine digits after the point; cut to microseconds. Raises ValueError for anything else."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"no time: {text!r}") from error

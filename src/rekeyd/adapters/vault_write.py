@@ -99,10 +99,10 @@ class Write:
         except (TemporaryError, RefusedError) as error:
             self._not_done(error)
             return None
-        version = (answer.part("data") or {}).get("version")
-        if answer.ok and version == self._cas + 1:
+        landed = self._landed(answer)
+        if landed is not None:
             self._client.wrote(answer)
-            return Landed(self._cas + 1, timestamp((answer.part("data") or {})["created_time"]))
+            return landed
         if answer.status == 400 and answer.says(CAS_MISMATCH):
             self._refused_by_cas = True
             self._client.wrote(answer)
@@ -114,6 +114,16 @@ class Write:
         else:
             self._not_done(problem)
         return None
+
+    def _landed(self, answer: Answer) -> Landed | None:
+        """None: it does not say so, in full."""
+        said = answer.part("data") or {}
+        if not answer.ok or said.get("version") != self._cas + 1:
+            return None
+        try:
+            return Landed(self._cas + 1, timestamp(said["created_time"]))
+        except (KeyError, ValueError):
+            return None
 
     @property
     def _unclear(self) -> bool:

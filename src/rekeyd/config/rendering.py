@@ -7,6 +7,10 @@ from typing import Any
 
 from rekeyd.config.models import Config
 
+# TOML has dates of its own, JSON has not: these stand without quotes. By their place, for a tag or a field of the
+# secret may have any name.
+_DATES: dict[tuple[str, ...], tuple[str, ...]] = {("fleet", "freezes"): ("from", "to")}
+
 
 def effective(config: Config) -> dict[str, Any]:
     """Every setting with its value in force, fit for JSON: durations and dates as text, None for what is not set."""
@@ -39,14 +43,19 @@ def _table(table: dict[str, Any], path: tuple[str, ...], lines: list[str]) -> No
     tables = {key: value for key, value in table.items() if _is_table(value)}
     if path and (scalars or not tables):
         lines += ["", f"[{'.'.join(map(_key, path))}]"]
-    lines += [f"{_key(key)} = {_inline(value, key)}" for key, value in scalars.items()]
+    lines += [f"{_key(key)} = {_inline(value)}" for key, value in scalars.items()]
     for key, value in tables.items():
         if isinstance(value, dict):
             _table(value, (*path, key), lines)
             continue
+        dates = _DATES.get((*path, key), ())
         for item in value:
             lines += ["", f"[[{'.'.join(map(_key, (*path, key)))}]]"]
-            lines += [f"{_key(name)} = {_inline(inner, name)}" for name, inner in item.items() if inner is not None]
+            lines += [
+                f"{_key(name)} = {inner if name in dates else _inline(inner)}"
+                for name, inner in item.items()
+                if inner is not None
+            ]
 
 
 def _is_table(value: object) -> bool:
@@ -62,12 +71,12 @@ def _text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _inline(value: object, key: str = "") -> str:
+def _inline(value: object) -> str:
     if isinstance(value, dict):
-        pairs = (f"{_key(name)} = {_inline(inner, name)}" for name, inner in value.items() if inner is not None)
+        pairs = (f"{_key(name)} = {_inline(inner)}" for name, inner in value.items() if inner is not None)
         return "{ " + ", ".join(pairs) + " }" if value else "{}"
     if isinstance(value, list):
         return "[" + ", ".join(_inline(item) for item in value) + "]"
     if isinstance(value, str):
-        return value if key in ("from", "to") else _text(value)
+        return _text(value)
     return json.dumps(value)

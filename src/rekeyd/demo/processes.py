@@ -8,14 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 # prctl(PR_SET_PDEATHSIG = 1, SIGKILL), then the program itself under the same pid. A launcher and not preexec_fn,
-# which may deadlock in a process with threads.
+# which may deadlock in a process with threads. It undoes _uninterrupted, which a child inherits.
 _LAUNCHER = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM)); "
     "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.argv[2], sys.argv[2:])"
 )
 
@@ -43,7 +45,7 @@ class Processes:
         To be called from the main thread: the process ends with the thread that started it.
         """
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), sys.executable, *arguments]
-        with (log or Path(os.devnull)).open("ab") as stream:
+        with (log or Path(os.devnull)).open("ab") as stream, _uninterrupted():
             process = subprocess.Popen(  # noqa: S603 - our own programs with our own arguments
                 command,
                 env=self._environment,
@@ -54,7 +56,7 @@ class Processes:
                 text=True,
                 start_new_session=True,
             )
-        self._started.append(process)
+            self._started.append(process)
         return process
 
     def end(self) -> None:
@@ -72,3 +74,13 @@ class Processes:
             if process.stdout is not None:
                 process.stdout.close()
         self._started.clear()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A signal comes before or after: a process that has been started is in the list of those to end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
