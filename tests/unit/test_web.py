@@ -13,6 +13,7 @@ import pytest
 from rekeyd.errors import ConfigError, Error, JournalError
 from rekeyd.web.pages import application
 from rekeyd.web.server import HttpServer
+from tests.conftest import LogLines
 from tests.secret_registry import write_secret
 
 TOKEN = "correct-horse-battery-staple"
@@ -121,6 +122,17 @@ def test_beyond_loopback_the_api_is_closed_without_a_token_file_and_the_probes_a
         assert refused.status == 403
         assert "http.token_file" in refused.document["error"]["message"]
         assert ask(server, "/readyz").status == 200
+
+
+def test_a_start_beyond_loopback_without_a_token_file_is_warned_of_and_with_one_is_not(
+    tmp_path: Path, log_lines: LogLines
+) -> None:
+    token = write_secret(tmp_path / "token", TOKEN)
+    for daemon, host in ((Shown(), "127.0.0.1"), (Shown(token=token), "0.0.0.0"), (Shown(), "0.0.0.0")):  # noqa: S104
+        with served(daemon, host=host):
+            pass
+    warned = [line for line in log_lines() if line["event"] == "api.closed"]
+    assert [(line["level"], line["address"].partition(":")[0]) for line in warned] == [("warning", "0.0.0.0")]  # noqa: S104
 
 
 @pytest.mark.parametrize(

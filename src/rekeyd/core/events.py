@@ -212,6 +212,11 @@ class Event(StrEnum):
         "A step was still in flight when the time to stop was over; the next start looks at it again.",
     )
     HTTP_OPENED = "http.opened", Level.INFO, "The HTTP endpoints are served; the address is in its fields."
+    API_CLOSED = (
+        "api.closed",
+        Level.WARNING,
+        "http.listen is reached from other machines and no http.token_file is set: page and API refuse everybody.",
+    )
     SUPERVISOR_LOST = "supervisor.lost", Level.WARNING, "The supervisor did not take a message of the daemon."
     ACCOUNTS_UNLISTED = (
         "accounts.unlisted",

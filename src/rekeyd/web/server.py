@@ -31,6 +31,7 @@ class HttpServer:
         self.address = f"[{name}]:{self.port}" if ":" in name else f"{name}:{self.port}"
         """As it came out."""
         on_loopback = ipaddress.ip_address(name.partition("%")[0]).is_loopback
+        self._closed = not on_loopback and daemon.token_file() is None
         settings = uvicorn.Config(
             application(daemon, on_loopback=on_loopback),
             loop="asyncio",
@@ -49,6 +50,9 @@ class HttpServer:
     def __enter__(self) -> Self:
         self._thread.start()
         log.info(Event.HTTP_OPENED, address=self.address)
+        if self._closed:
+            # Probes and scrapers have no token, so /healthz, /readyz and /metrics answer all the same.
+            log.warning(Event.API_CLOSED, address=self.address, hint="set http.token_file, or listen on 127.0.0.1")
         return self
 
     def __exit__(
