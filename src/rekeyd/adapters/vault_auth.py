@@ -219,7 +219,8 @@ class LoggedIn:
         with self._lock:
             now = self._clock.now()
             grant = self._grant
-            if grant is not None and now < grant.next_at:
+            # After a refused login the token is known to be dead, or was: only another try can tell.
+            if grant is not None and now < grant.next_at and self.problem is None:
                 return grant.next_at
             try:
                 grant = self._renewed(grant, now) if grant is not None and grant.renewable else None
@@ -262,10 +263,11 @@ class LoggedIn:
         now = self._clock.now()
         credential = self._login.credential()
         if now < self._login_allowed_at(now) and not self._is_new(credential):
+            why = ", as Vault locks a role after a few refusals" if self._login.lockout else ""
             raise RefusedError(
-                f"the login to Vault by {self._login.method} was refused, and is tried again at "
-                f"{self._login_allowed_at(now):%H:%M:%S} UTC, as Vault locks a role after a few refusals",
-                hint="put a valid secret_id in its file; a new one is tried at once",
+                f"the login to Vault by {self._login.method} was refused: {self._login.suspect}; it is tried again at "
+                f"{self._login_allowed_at(now):%H:%M:%S} UTC{why}",
+                hint=self._login.remedy + ("; a new one is tried at once" if credential is not None else ""),
             )
         try:
             answer = self._login.log_in(self._reach.line, credential)
@@ -278,6 +280,7 @@ class LoggedIn:
             raise self._refusal(answer, credential, now)
         self._refused_at.clear()
         self._refused_credential = None
+        self.problem = None
         self._grant = _granted(answer, Secret(token), now, first_lease=None)
         return self._grant
 
@@ -288,8 +291,8 @@ class LoggedIn:
         self._refused_at.append(now)
         self._refused_credential = credential
         return RefusedError(
-            f"{said} was refused ({answer.status})",
-            hint="check vault.auth (mount, role, files); 403 can also mean that the role is locked for 15 minutes",
+            f"{said} was refused ({answer.status}): {self._login.suspect}",
+            hint=f"check vault.auth (mount, role, files); {self._login.remedy}",
         )
 
     def _login_allowed_at(self, now: datetime) -> datetime:

@@ -25,6 +25,8 @@ _SERVER_ID_HEADER = "X-Vault-AWS-IAM-Server-ID"
 class AwsLogin:
     method = "aws"
     lockout = False
+    suspect = "the role is gone, does not bind this AWS identity, or Vault's sts_region or server id is another"
+    remedy = "see that the role binds rekeyd's AWS identity, and vault.auth.region is Vault's sts_region"
 
     def __init__(self, auth: AwsAuth, session: Any = None) -> None:
         """`session`: botocore's; None: the surroundings' credentials, as rekeyd itself uses."""

@@ -58,6 +58,10 @@ class Login(Protocol):
     method: str
     lockout: bool
     """Whether Vault locks the identity after a few refused tries."""
+    suspect: str
+    """What may no longer be good when a login is refused; Vault does not tell."""
+    remedy: str
+    """What a person does about it."""
 
     def credential(self) -> Secret | None:
         """What is shown to Vault and read from a file; None: nothing of the kind. Raises TemporaryError."""
@@ -69,6 +73,10 @@ class Login(Protocol):
 class AppRoleLogin:
     method = "approle"
     lockout = True
+    suspect = "the role is gone or locked, or its role_id or secret_id is not good"
+    remedy = (
+        "see that the role exists (Vault locks it for 15 minutes after bad tries), and put a new secret_id in its file"
+    )
 
     def __init__(self, auth: AppRoleAuth) -> None:
         self._auth = auth
@@ -161,6 +169,8 @@ class WrappedAppRoleLogin(AppRoleLogin):
 class KubernetesLogin:
     method = "kubernetes"
     lockout = False
+    suspect = "the role is gone, or the API server does not accept the service account's token (TokenReview)"
+    remedy = "see that the role binds this service account, and that Vault reaches the API server and may review tokens"
 
     def __init__(self, auth: KubernetesAuth) -> None:
         self._auth = auth
@@ -177,6 +187,10 @@ class KubernetesLogin:
 class JwtLogin:
     method = "jwt"
     lockout = False
+    suspect = "the role is gone, or the JWT has expired, has other claims, or is signed with a key that Vault lacks"
+    remedy = (
+        "see that the role binds the JWT's claims and the method has the issuer's keys, and put a new JWT in its file"
+    )
 
     def __init__(self, auth: JwtAuth) -> None:
         self._auth = auth
@@ -194,6 +208,8 @@ class CertLogin:
 
     method = "cert"
     lockout = False
+    suspect = "the role is gone, or the client certificate has expired, was revoked, or is of another authority"
+    remedy = "see that the role exists, and put a new certificate in vault.client_cert_file"
 
     def __init__(self, auth: CertAuth) -> None:
         self._auth = auth
