@@ -543,7 +543,8 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExposedKey:
-    """An access key that a person said is in wrong hands, until it is gone or Inactive."""
+    """An access key that a person, or AWS by its quarantine policy, says is in wrong hands, until it is gone or
+    Inactive."""
 
     key_id: AccessKeyId
     account_id: AccountId
@@ -553,6 +554,7 @@ class ExposedKey:
     because: str
 
 
+    over_at: datetime | None = None
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
     """One thing to say about one alarm, with the alarm as it was then."""
@@ -732,6 +734,12 @@ class Journal(Protocol):
         """Where every user's pair was last published (collisions, moves)."""
 
     def left_places(self, account_id: AccountId) -> tuple[LeftPlace, ...]: ...
+    def ask_for_exposed(self, exposed: ExposedKey, *, by: str, at: datetime, again_after: timedelta) -> int | None:
+        """An emergency for the key's user, once for this exposure; None: it was asked for already.
+
+        A request that was refused is repeated `again_after` its answer. Atomic: any process may call it at any time.
+        """
+
 
     def left_place_emptied(self, left: LeftPlace, *, actor: str, at: datetime) -> None: ...
 
@@ -761,8 +769,10 @@ class Journal(Protocol):
 
     def tell_exposed(self, exposed: ExposedKey) -> None: ...
 
-    def exposed_keys(self, account_id: AccountId) -> tuple[ExposedKey, ...]:
-        """Those that are not over."""
+    def tell_exposed_once(self, exposed: ExposedKey, *, since: datetime) -> bool:
+        """The same, unless the key is marked already, or was since then. False: nothing was changed."""
+
+    def exposed_keys(self, account_id: AccountId, *, open_only: bool = True) -> tuple[ExposedKey, ...]: ...
 
     def exposure_over(self, exposed: ExposedKey, *, at: datetime) -> None: ...
 

@@ -77,32 +77,25 @@ class AlarmPart(JournalPart):
     def tell_exposed(self, exposed: ExposedKey) -> None:
         """Again: the newest word counts."""
         with self._store.write() as conn:
-            values = {
-                "account_id": exposed.account_id,
-                "user_name": exposed.user_name,
-                "told_by": exposed.told_by,
-                "told_at": exposed.told_at,
-                "because": exposed.because[: t.MAX_TEXT],
-                "over_at": None,
-            }
-            t.put(conn, t.exposed_key, {"key_id": exposed.key_id}, values)
-            append_event(
-                conn,
-                Recorded.EXPOSURE_TOLD,
-                at=exposed.told_at,
-                actor=exposed.told_by,
-                account_id=exposed.account_id,
-                user_name=exposed.user_name,
-                access_key_id=exposed.key_id,
-                detail={"because": exposed.because},
-            )
+            _expose(conn, exposed)
 
-    def exposed_keys(self, account_id: AccountId) -> tuple[ExposedKey, ...]:
+    def tell_exposed_once(self, exposed: ExposedKey, *, since: datetime) -> bool:
+        with self._store.write() as conn:
+            c = t.exposed_key.c
+            before = conn.execute(sa.select(t.exposed_key).where(c.key_id == exposed.key_id)).first()
+            if before is not None and (before.over_at is None or before.told_at >= since):
+                return False
+            _expose(conn, exposed)
+            return True
+
+    def exposed_keys(self, account_id: AccountId, *, open_only: bool = True) -> tuple[ExposedKey, ...]:
         c = t.exposed_key.c
-        wanted = sa.select(t.exposed_key).where(c.account_id == account_id, c.over_at.is_(None)).order_by(c.key_id)
+        wanted = sa.select(t.exposed_key).where(c.account_id == account_id).order_by(c.key_id)
+        if open_only:
+            wanted = wanted.where(c.over_at.is_(None))
         with self._store.read() as conn:
             rows = conn.execute(wanted).mappings().all()
-        return tuple(ExposedKey(**{name: row[name] for name in row if name != "over_at"}) for row in rows)
+        return tuple(ExposedKey(**row) for row in rows)
 
     def exposure_over(self, exposed: ExposedKey, *, at: datetime) -> None:
         with self._store.write() as conn:
@@ -174,6 +167,28 @@ class AlarmPart(JournalPart):
             return conn.execute(
                 sa.select(sa.func.count()).select_from(t.issue_failure).where(c.account_id == account_id)
             ).scalar_one()
+
+
+def _expose(conn: sa.Connection, exposed: ExposedKey) -> None:
+    values = {
+        "account_id": exposed.account_id,
+        "user_name": exposed.user_name,
+        "told_by": exposed.told_by,
+        "told_at": exposed.told_at,
+        "because": exposed.because[: t.MAX_TEXT],
+        "over_at": None,
+    }
+    t.put(conn, t.exposed_key, {"key_id": exposed.key_id}, values)
+    append_event(
+        conn,
+        Recorded.EXPOSURE_TOLD,
+        at=exposed.told_at,
+        actor=exposed.told_by,
+        account_id=exposed.account_id,
+        user_name=exposed.user_name,
+        access_key_id=exposed.key_id,
+        detail={"because": exposed.because},
+    )
 
 
 def _alarm(row: Mapping[Any, Any]) -> Alarm:

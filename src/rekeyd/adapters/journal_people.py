@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ from rekeyd.adapters.journal_known import INTENTS_KEPT, is_unresolved
 from rekeyd.core.model import AccountId, Asked, Place, UserId
 from rekeyd.core.reasons import Reason
 from rekeyd.errors import NotFoundError
-from rekeyd.ports import AccountStatus, PrincipalStatus, Request
+from rekeyd.ports import AccountStatus, ExposedKey, PrincipalStatus, Request
 
 
 class PeoplePart(JournalPart):
@@ -21,36 +21,25 @@ class PeoplePart(JournalPart):
 
     def ask(self, account_id: AccountId, user_name: str, asked: Asked) -> int:
         with self._store.write() as conn:
-            request_id: int = conn.execute(
-                sa.insert(t.request)
-                .values(
-                    account_id=account_id,
-                    user_name=user_name,
-                    name_folded=t.folded(user_name),
-                    asked_by=asked.by,
-                    asked_at=asked.at,
-                    emergency=asked.emergency,
-                    rollback=asked.rollback,
-                    replace_key_id=asked.replace,
-                    begun=False,
-                )
-                .returning(t.request.c.id)
-            ).scalar_one()
-            append_event(
-                conn,
-                Recorded.ROTATION_ASKED,
-                at=asked.at,
-                actor=asked.by,
-                account_id=account_id,
-                user_name=user_name,
-                access_key_id=asked.replace,
-                detail={
-                    "request": request_id,
-                    "emergency": int(asked.emergency),
-                    "rollback": int(asked.rollback),
-                },
-            )
-            return request_id
+            return _ask(conn, account_id, user_name, asked)
+
+    def ask_for_exposed(self, exposed: ExposedKey, *, by: str, at: datetime, again_after: timedelta) -> int | None:
+        """Judged and asked in one transaction, so that two processes never ask twice."""
+        c = t.request.c
+        emergencies = sa.select(t.request).where(
+            c.account_id == exposed.account_id,
+            c.name_folded == t.folded(exposed.user_name),
+            c.emergency.is_(True),
+        )
+        with self._store.write() as conn:
+            rows = conn.execute(emergencies).all()
+            # An emergency that is still open will replace this key too, whoever asked for it.
+            if any(row.answer is None for row in rows):
+                return None
+            since = [row for row in rows if row.asked_at >= exposed.told_at]
+            if any(row.answer == "published" or row.answered_at + again_after > at for row in since):
+                return None
+            return _ask(conn, exposed.account_id, exposed.user_name, Asked(by=by, at=at, emergency=True))
 
     def requests(self, account_id: AccountId | None = None, *, open_only: bool = True) -> tuple[Request, ...]:
         c = t.request.c
@@ -189,6 +178,39 @@ class PeoplePart(JournalPart):
             reason=reason,
             detail={"request": row.id, "answer": answer},
         )
+
+
+def _ask(conn: sa.Connection, account_id: AccountId, user_name: str, asked: Asked) -> int:
+    request_id: int = conn.execute(
+        sa.insert(t.request)
+        .values(
+            account_id=account_id,
+            user_name=user_name,
+            name_folded=t.folded(user_name),
+            asked_by=asked.by,
+            asked_at=asked.at,
+            emergency=asked.emergency,
+            rollback=asked.rollback,
+            replace_key_id=asked.replace,
+            begun=False,
+        )
+        .returning(t.request.c.id)
+    ).scalar_one()
+    append_event(
+        conn,
+        Recorded.ROTATION_ASKED,
+        at=asked.at,
+        actor=asked.by,
+        account_id=account_id,
+        user_name=user_name,
+        access_key_id=asked.replace,
+        detail={
+            "request": request_id,
+            "emergency": int(asked.emergency),
+            "rollback": int(asked.rollback),
+        },
+    )
+    return request_id
 
 
 def _request(row: sa.Row[Any]) -> Request:

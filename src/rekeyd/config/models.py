@@ -35,7 +35,7 @@ from rekeyd.config.values import (
     UserGlob,
     VaultPath,
 )
-from rekeyd.core.policy import Adopt, Attribution, Repair, SpareKey, StillUsed
+from rekeyd.core.policy import Adopt, Attribution, OnExposed, Repair, SpareKey, StillUsed
 
 SortedTable = PlainSerializer(lambda table: dict(sorted(table.items())), return_type=dict[str, str])
 
@@ -239,6 +239,9 @@ class PolicySettings(Settings):
     """Keys unused for this long are reported. CIS benchmarks ask for 45 days."""
     still_used: StillUsed = StillUsed.HOLD
     """What to do with an old key that is still used when its overlap ends: hold, or deactivate after max_hold."""
+    on_exposed: OnExposed = OnExposed.ALARM
+    """What to do about a managed key in wrong hands (AWS's quarantine policy, or a person's word): alarm, or rotate
+    as `rotate-now --emergency` does."""
     max_hold: Duration = timedelta(days=30)
     """How long such a key is held before the alarm gets more severe, or the key is deactivated."""
     unused_for: DurationOrZero = timedelta(days=1)

@@ -46,6 +46,7 @@ def _policy(settings: PolicySettings, config: Config, orphans: Orphans) -> Polic
         spare_key=settings.spare_key,
         spare_key_silent_for=settings.spare_key_silent_for,
         unused_after=settings.unused_after,
+        on_exposed=settings.on_exposed,
         still_used=settings.still_used,
         max_hold=settings.max_hold,
         unused_for=settings.unused_for,

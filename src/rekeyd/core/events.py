@@ -46,7 +46,11 @@ class Event(StrEnum):
     REPORT_WAITED = "report.waited", Level.DEBUG, "The credential report is not ready yet."
 
     # rotations
-    ROTATION_ASKED = "rotation.asked", Level.INFO, "A person asked for a rotation."
+    ROTATION_ASKED = (
+        "rotation.asked",
+        Level.INFO,
+        "A person asked for a rotation, or the daemon did for an exposed key.",
+    )
     ROTATION_OPENED = "rotation.opened", Level.INFO, "A rotation was opened; its reason says why now."
     ROTATION_POSTPONED = (
         "rotation.postponed",

@@ -40,6 +40,11 @@ class StillUsed(StrEnum):
     DEACTIVATE = "deactivate"
 
 
+class OnExposed(StrEnum):
+    ALARM = "alarm"
+    ROTATE = "rotate"
+
+
 class Attribution(StrEnum):
     CLOUDTRAIL = "cloudtrail"
     WINDOW = "window"
@@ -106,6 +111,7 @@ class Policy:
     spare_key: SpareKey = SpareKey.REFUSE
     spare_key_silent_for: timedelta = timedelta(days=90)
     unused_after: timedelta = timedelta(days=45)
+    on_exposed: OnExposed = OnExposed.ALARM
     still_used: StillUsed = StillUsed.HOLD
     max_hold: timedelta = timedelta(days=30)
     unused_for: timedelta = timedelta(days=1)

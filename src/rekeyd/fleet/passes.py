@@ -30,6 +30,7 @@ from rekeyd.core.state import State
 from rekeyd.errors import BusyError, Error, LeaseLostError, NotFoundError, RefusedError, StateError, StoppingError
 from rekeyd.fleet.account import AccountWork, Worked
 from rekeyd.fleet.alarms import AlarmKeeper, Scope
+from rekeyd.fleet.exposure import Exposures
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.left import left_findings
 from rekeyd.fleet.mark import MarkKeeper
@@ -217,6 +218,7 @@ class Fleet:
                 worked.append(served)
         self._forget_vanished(account_id, scan)
         self._end_exposures(account_id, iam)
+        self._exposures.answer(iam, seen)
         result = self._result(account_id, worked)
         state, message = self._account_state(account_id, result)
         self._save_account(
@@ -322,8 +324,13 @@ class Fleet:
         for exposed in self.journal.exposed_keys(account_id):
             try:
                 keys = {key.id: key.status for key in iam.list_access_keys(exposed.user_name)}
+        self._exposures.ask(account_id)
             except NotFoundError:
                 keys = {}
+    @property
+    def _exposures(self) -> Exposures:
+        return Exposures(journal=self.journal, clock=self.clock, policies=self.rules.policies, observing=self.observing)
+
             if keys.get(exposed.key_id) is not KeyStatus.ACTIVE:
                 self.journal.exposure_over(exposed, at=self.clock.now())
 
@@ -357,6 +364,7 @@ class Fleet:
             self.alarms.hold(Scope.posture(account_id))
             self.alarms.hold(Scope.account_pass(account_id))
         for scope in (Scope.fleet(), Scope.vault(), Scope.channels()):
+            self._exposures.answer(iam, seen)
             self.alarms.hold(scope)
 
     def _gather(self, iam: Iam) -> AccountSeen:
