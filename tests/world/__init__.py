@@ -246,6 +246,10 @@ class World:
         """AssertionError naming every broken promise."""
         self.promises.check()
 
+    def check_changed(self) -> None:
+        """Notes in `violations` what the last changes have broken; for every call of a long simulation."""
+        self.promises.check_changed()
+
 
 class Consumer:
     """A program that uses a managed pair."""

@@ -189,6 +189,8 @@ class Aws:
         self.accounts: dict[AccountId, AccountState] = {}
         self.keys: dict[AccessKeyId, KeyState] = {}
         """Every key that ever was, deleted ones too."""
+        self.changed: set[UserState] = set()
+        """Users whose keys changed since the promises were last checked."""
         self._seed = seed
         self._random = random.Random(seed)  # noqa: S311 - repeatable, not secret
 
@@ -363,6 +365,7 @@ class Aws:
         return "".join(self._random.choices(_BASE32, k=length))
 
     def _keys_changed(self, user: UserState) -> None:
+        self.changed.add(user)
         keys = tuple(AccessKey(id=key.id, status=key.status, created_at=key.created_at) for key in user.keys.values())
         if self.lags.listing:
             user.snapshots.append((self.clock.now() + self.lags.listing, keys))

@@ -4,7 +4,7 @@ A broken promise is noted, not raised at once: an AssertionError inside a port c
 The operators' hand excuses P1 and P2 only where it really interfered.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -115,14 +115,38 @@ class Promises:
     def check(self) -> None:
         """Raises AssertionError with every broken promise, those of earlier calls first."""
         found = len(self.violations)
-        for user in self._aws.users():
-            managed = self.managed.get((user.account.id, user.user_id))
-            if managed is not None:
-                self._check_serving(user, *managed)
+        self._check_all(self._aws.users())
         report = "\n".join(self.violations)
         del self.violations[found:]
         if report:
             raise AssertionError(f"broken promises:\n{report}")
+
+    def check_changed(self) -> None:
+        """The same of whom something changed since the last time, in IAM or in Vault; only notes what it finds.
+
+        Cheap enough for every call of a long simulation: what Vault serves is good or bad only by these changes, and
+        by the passing of seconds after them.
+        """
+        if not self._aws.changed and not self._vault.changed:
+            return
+        touched = {user for user in self._aws.changed if user.deleted_by is None}
+        if self._vault.changed:
+            touched.update(self._living_at(self._vault.changed))
+        self._aws.changed.clear()
+        self._vault.changed.clear()
+        self._check_all(sorted(touched, key=lambda user: user.user_id))
+
+    def _living_at(self, addresses: Container[tuple[str, str, str, str]]) -> Iterator[UserState]:
+        for user in self._aws.users():
+            place = self._place_of(user)
+            if place is not None and (place.address, place.namespace, place.mount, place.path) in addresses:
+                yield user
+
+    def _check_all(self, users: Iterable[UserState]) -> None:
+        for user in users:
+            managed = self.managed.get((user.account.id, user.user_id))
+            if managed is not None:
+                self._check_serving(user, *managed)
 
     def _check_serving(self, user: UserState, place: Place, regions: tuple[str, ...]) -> None:
         version = self._vault.served(place)
@@ -150,9 +174,13 @@ class Promises:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _served_for(self, user: UserState) -> str | None:
+    def _place_of(self, user: UserState) -> Place | None:
         managed = self.managed.get((user.account.id, user.user_id))
-        pair = self._vault.served_pair(managed[0]) if managed is not None else None
+        return managed[0] if managed is not None else None
+
+    def _served_for(self, user: UserState) -> str | None:
+        place = self._place_of(user)
+        pair = self._vault.served_pair(place) if place is not None else None
         return pair[0] if pair is not None else None
 
     def _check_not_held(self, key: KeyState, verb: str) -> None:

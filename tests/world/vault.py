@@ -100,6 +100,8 @@ class VaultState:
         """Every access key id that any version ever held."""
         self.serving: dict[str, set[Address]] = {}
         """Access key id -> where the current version holds it."""
+        self.changed: set[Address] = set()
+        """What changed since the promises were last checked."""
         self.max_versions = 10
         self.clock_offset = timedelta(0)
         """The server's clock minus the true one."""
@@ -136,6 +138,7 @@ class VaultState:
         self.reindex(address)
 
     def reindex(self, address: Address) -> None:
+        self.changed.add(address)
         for key_id in self._indexed.pop(address, ()):
             self.serving[key_id].discard(address)
         secret = self.secrets.get(address)

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
 from rekeyd.core.model import KeyStatus, Place, UserId
 from rekeyd.core.reasons import Reason
@@ -21,6 +22,7 @@ _ACTS = (
     ("soft-delete the secret", 0.0006),
     ("make the user anew", 0.0008),
     ("rename the user", 0.0006),
+    ("leave", 0.0004),
     ("ask for a rotation", 0.006),
     ("ask for an emergency", 0.002),
     ("ask for a rollback", 0.002),
@@ -30,7 +32,15 @@ PATIENCE = 5 * DAY
 
 
 class People:
-    def __init__(self, rig: Rig, draw: random.Random, counts: Counter[str], disturbed: set[UserId]) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        draw: random.Random,
+        counts: Counter[str],
+        disturbed: set[UserId],
+        *,
+        hire: Callable[[], None],
+    ) -> None:
         self.rig = rig
         self.world: World = rig.world
         self.broke: set[UserId] = set()
@@ -38,6 +48,7 @@ class People:
         self._draw = draw
         self._counts = counts
         self._disturbed = disturbed
+        self._hire = hire
 
     def a_day(self) -> None:
         for user in list(self.world.aws.users()):
@@ -86,6 +97,13 @@ class People:
                 operators.soft_delete(place)
             case "make the user anew":
                 self._anew(user)
+            case "leave":
+                operators.delete_user(account_id, user.name)
+                if self._draw.random() < 0.5:
+                    operators.delete_metadata(place)
+                self._counts["users who left"] += 1
+                self._hire()
+                self._counts["users who came"] += 1
             case "rename the user":
                 operators.rename_user(account_id, user.name, f"{user.name}-x")
             case "ask for a rotation":

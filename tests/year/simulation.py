@@ -1,6 +1,8 @@
 """A year of policy time over the in-memory world: hundreds of users, people, faults, crashes; repeatable by its seed.
 
-Every promise is checked after every pass. `python -m tests.year` runs several seeds and prints the figures.
+What a call changed is checked against the promises at once, what a pass came to after it, and everything at the end of
+each day. Time jumps to the next moment at which rekeyd has something to do; what people do is seen by the daily scan.
+`python -m tests.year` runs several seeds and prints the figures.
 """
 
 import random
@@ -13,19 +15,24 @@ from datetime import datetime, timedelta
 from rekeyd.core.model import AccountId, KeyStatus, Principal, UserId
 from rekeyd.core.policy import Adopt, Match, Policy, Repair, StillUsed, lead_time, step_time
 from rekeyd.core.reasons import Reason
-from rekeyd.errors import Error, JournalError, OutcomeUnknownError, TemporaryError
+from rekeyd.errors import Error, JournalError, OutcomeUnknownError, StoppingError, TemporaryError
 from rekeyd.fleet.account import Worked
 from rekeyd.fleet.passes import Places
 from rekeyd.fleet.settings import FleetSettings
 from tests.journal_points import is_read
 from tests.rig import DAY, Rig, policy
 from tests.world import Consumer, Crash, Lags, World
+from tests.world.aws import UserState
 from tests.world.points import Phase
 from tests.year.people import People
 
 HOUR = timedelta(hours=1)
 SCAN = DAY
-"""How often every account is scanned; every fourth time a user is looked at although nothing asks for it."""
+"""How often every account is scanned."""
+DRIFT = 8
+"""Every so many scans a user is looked at although nothing asks for it."""
+BATCH = 3
+"""Hours; waits of hours and days end together, so that a pass serves many users. The policies' lead covers more."""
 ACCOUNTS = tuple(AccountId(f"{n:012}") for n in (111122223333, 444455556666, 777788889999))
 _LEAD = lead_time(
     longest_closed=timedelta(0),
@@ -36,6 +43,23 @@ _LEAD = lead_time(
 )
 # Postponed by something that a person can read: then `max_age` may be exceeded (P10).
 _READABLE = frozenset({Reason.BRAKED, Reason.FROZEN, Reason.STILL_USED, Reason.LAST_USE_UNKNOWN})
+# Refusals that an outage explains: looked at again soon. The others wait for a person, and for the drift look.
+_PASSING = frozenset(
+    {Reason.VAULT_UNREADABLE, Reason.PROOF_UNAVAILABLE, Reason.HELD_KEY_NOT_HONOURED, Reason.MARK_NOT_WRITABLE}
+)
+FAULTS = (
+    "failed calls",
+    "lost answers",
+    "crashes",
+    "stops",
+    "Vault outages",
+    "account outages",
+    "STS outages",
+    "throttlings",
+    "journals lost",
+    "journals restored",
+)
+"""Which counts are faults that were injected."""
 
 
 def policies() -> list[Policy]:
@@ -63,16 +87,25 @@ def policies() -> list[Policy]:
 
 
 def _in_batches(again: datetime, now: datetime) -> datetime:
-    """Long waits end together at full hours, so that a pass serves many users; the policies' lead covers more."""
-    return again if again - now < HOUR else (again + HOUR).replace(minute=0, second=0, microsecond=0)
+    if again - now < HOUR:
+        return again
+    later = again + BATCH * HOUR
+    return later.replace(hour=later.hour - later.hour % BATCH, minute=0, second=0, microsecond=0)
+
+
+def _row(user: UserState) -> frozenset[object]:
+    return frozenset((key.id, key.status) for key in user.keys.values())
 
 
 @dataclass(slots=True, kw_only=True)
 class Figures:
     seed: int
     users: int
+    """At the beginning; people come and go."""
     days: int
+    calls: int = 0
     steps: int = 0
+    """Looks: each decides, and does what there is to do."""
     passes: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
@@ -81,6 +114,10 @@ class Figures:
     oldest_of: str = ""
     oldest_share: float = 0.0
     """Of its policy's max_age."""
+
+    @property
+    def faults(self) -> int:
+        return sum(self.counts[what] for what in FAULTS)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -100,7 +137,10 @@ class Year:
     next_at: dict[UserId, datetime] = field(default_factory=dict)
     consumers: dict[UserId, tuple[Consumer, timedelta, datetime]] = field(default_factory=dict)
     places: Places = field(init=False)
+    hired: int = 0
     calm: bool = False
+    _rows: dict[UserId, frozenset[object]] = field(default_factory=dict)
+    """What the credential report said of a user's keys when it was last looked at."""
     _backup: sqlite3.Connection | None = None
 
     def __post_init__(self) -> None:
@@ -112,12 +152,15 @@ class Year:
         self.places = Places(self.world.place_of)
         self.rig.collides = self.places.collides
         self.figures = Figures(seed=self.seed, users=self.users, days=self.days)
-        self.people = People(self.rig, self.draw, self.figures.counts, self.disturbed)
-        for number in range(self.users):
-            self._hire(number)
+        self.people = People(self.rig, self.draw, self.figures.counts, self.disturbed, hire=self._hire)
+        for _ in range(self.users):
+            self._hire()
+        self.world.on_call(self._watch)
         self.world.on_call(self._fail)
 
-    def _hire(self, number: int) -> None:
+    def _hire(self) -> None:
+        number = self.hired
+        self.hired += 1
         kind = self.draw.choice(("quick", "strict", "plain"))
         held = self.draw.random() < 0.8
         age = self.draw.random() * 30 * DAY if held else self.draw.random() * 200 * DAY
@@ -130,6 +173,10 @@ class Year:
             self.disturbed.add(principal.user_id)
 
     # --- chance ------------------------------------------------------------------------------------------------------
+
+    def _watch(self, _name: str, phase: Phase, _args: Mapping[str, object]) -> None:
+        if phase == "after":
+            self.world.check_changed()
 
     def _fail(self, name: str, phase: Phase, _args: Mapping[str, object]) -> None:
         """About one call in two hundred fails, and one in a thousand is the process's last."""
@@ -166,6 +213,13 @@ class Year:
             world.sts.down = True
             world.clock.after(draw.random() * 6 * HOUR, lambda: setattr(world.sts, "down", False))
             self.figures.counts["STS outages"] += 1
+        if draw.random() < 0.05:
+            # SIGTERM: the next sleep ends, which may be one in the middle of a step, and another process begins.
+            world.clock.after(draw.random() * DAY, world.clock.stop)
+            self.figures.counts["stops"] += 1
+        if draw.random() < 0.03:
+            self.rig.restart()
+            self.figures.counts["restarts"] += 1
         if draw.random() < 0.02:
             self._reload()
         if draw.random() < 0.03:
@@ -185,6 +239,8 @@ class Year:
         self.figures.counts["reloads"] += 1
 
     def _keep_backup(self) -> None:
+        if self._backup is not None:
+            self._backup.close()
         self._backup = sqlite3.connect(":memory:", check_same_thread=False)
         self._raw().backup(self._backup)
 
@@ -217,8 +273,10 @@ class Year:
             scan_at = self.world.clock.now() + SCAN
             self._scan(number)
             self._work_until(scan_at)
+            self._check()
             self._a_day()
             number += 1
+        self.figures.calls = sum(self.world.counts.values())
         self.figures.undisturbed = sum(user.user_id not in self.disturbed for user in self.world.aws.users())
         verdict = self.rig.journal.verify()
         if verdict.broken_at is not None:
@@ -226,7 +284,7 @@ class Year:
         return self.figures
 
     def _scan(self, number: int) -> None:
-        """Users never looked at, users whose wait is over, and a quarter of everybody."""
+        """Users never looked at, users whose keys are not as the last look left them, and some of everybody."""
         now = self.world.clock.now()
         for account_id in ACCOUNTS:
             users = [user.principal for user in self.world.account(account_id).users.values()]
@@ -234,19 +292,19 @@ class Year:
         present = {user.user_id for user in self.world.aws.users()}
         self.next_at = {user_id: at for user_id, at in self.next_at.items() if user_id in present}
         for index, user in enumerate(self.world.aws.users()):
-            if user.user_id not in self.next_at or index % 4 == number % 4:
+            new = user.user_id not in self.next_at
+            if new or index % DRIFT == number % DRIFT or _row(user) != self._rows.get(user.user_id):
                 self.next_at[user.user_id] = now
 
     def _work_until(self, end: datetime) -> None:
         while True:
             now = self.world.clock.now()
-            due = [user.principal for user in self.world.aws.users() if self._is_due(user.user_id, now)]
             for account_id in ACCOUNTS:
-                mine = [principal for principal in due if principal.account_id == account_id]
+                users = self.world.account(account_id).users.values()
+                mine = [user.principal for user in users if self._is_due(user.user_id, now)]
                 if mine:
                     self._pass(account_id, mine)
-            present = (self.next_at.get(user.user_id) for user in self.world.aws.users())
-            upcoming = min((at for at in present if at is not None), default=end)
+            upcoming = min(self.next_at.values(), default=end)
             now = self.world.clock.now()
             if upcoming >= end or now >= end:
                 self.world.clock.advance_to(max(now, end))
@@ -262,7 +320,7 @@ class Year:
         now = self.world.clock.now()
         try:
             worked = self.rig.work(*(principal.user_name for principal in due), account_id=account_id)
-        except Crash:
+        except (Crash, StoppingError):
             self.rig.restart()
             worked = []
         except Error:
@@ -272,13 +330,18 @@ class Year:
             self.next_at[principal.user_id] = now + 2 * HOUR if not worked else now + 10 * DAY
         for one in worked:
             self._note(one, now)
-        self._check()
+        self.world.check_changed()
+        self._collect()
 
     def _note(self, one: Worked, now: datetime) -> None:
         user_id = one.principal.user_id
+        state = self.world.account(one.principal.account_id).users.get(one.principal.user_name.casefold())
+        if state is not None:
+            self._rows[user_id] = _row(state)
         again = self.rig.again_at(one)
         if again is None:
-            self.next_at[user_id] = now + SCAN / 4  # refused, perhaps for an outage: the drift look
+            passing = one.outcome is None or one.outcome.rest.reason in _PASSING
+            self.next_at[user_id] = now + (SCAN / 4 if passing else 2 * SCAN)
         else:
             self.next_at[user_id] = min(_in_batches(again, now), now + 10 * DAY)
         self.figures.counts["rotations"] += one.published
@@ -292,12 +355,16 @@ class Year:
             self.next_at.pop(user_id, None)
 
     def _check(self) -> None:
+        """Everybody, changed or not."""
         try:
             self.world.check_promises()
         except AssertionError as error:
-            found = [line for line in str(error).splitlines()[1:] if line not in self.figures.violations]
-            self.figures.violations += found
-            self.world.violations.clear()
+            self.world.violations[:] = str(error).splitlines()[1:]
+        self._collect()
+
+    def _collect(self) -> None:
+        self.figures.violations += [line for line in self.world.violations if line not in self.figures.violations]
+        self.world.violations.clear()
 
     # --- one day of everybody else -----------------------------------------------------------------------------------
 
@@ -330,8 +397,10 @@ class Year:
     def _measure(self) -> None:
         now = self.world.clock.now()
         for user in self.world.aws.users():
+            if user.user_id in self.disturbed or user.user_id in self.waited:
+                continue
             chosen = self.rig._policy_of(user.principal)
-            if chosen is None or user.user_id in self.disturbed | self.waited:
+            if chosen is None:
                 continue
             for key in user.keys.values():
                 age = now - key.created_at
