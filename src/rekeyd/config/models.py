@@ -237,11 +237,11 @@ class PolicySettings(Settings):
     """A second key counts as unused after this long without use."""
     unused_after: Duration = timedelta(days=45)
     """Keys unused for this long are reported. CIS benchmarks ask for 45 days."""
-    still_used: StillUsed = StillUsed.HOLD
-    """What to do with an old key that is still used when its overlap ends: hold, or deactivate after max_hold."""
     on_exposed: OnExposed = OnExposed.ALARM
     """What to do about a managed key in wrong hands (AWS's quarantine policy, or a person's word): alarm, or rotate
     as `rotate-now --emergency` does."""
+    still_used: StillUsed = StillUsed.HOLD
+    """What to do with an old key that is still used when its overlap ends: hold, or deactivate after max_hold."""
     max_hold: Duration = timedelta(days=30)
     """How long such a key is held before the alarm gets more severe, or the key is deactivated."""
     unused_for: DurationOrZero = timedelta(days=1)

@@ -212,13 +212,13 @@ class Fleet:
         log.debug(Event.SCAN_FINISHED, users=len(scan.users), managed=chosen.managed, due=chosen.due)
         work = self._work(account_id, lease)
         worked = work.work(chosen.look, requests=lambda: self.journal.requests(account_id))
+        self._exposures.answer(iam, seen)
         # Requests of users that the scan did not choose.
         for request in self.journal.requests(account_id):
             if (served := work.serve(request)) is not None:
                 worked.append(served)
         self._forget_vanished(account_id, scan)
         self._end_exposures(account_id, iam)
-        self._exposures.answer(iam, seen)
         result = self._result(account_id, worked)
         state, message = self._account_state(account_id, result)
         self._save_account(
@@ -318,19 +318,19 @@ class Fleet:
                 because=because,
             )
         )
+        self._exposures.ask(account_id)
         self._pass_alarms(account_id)
+
+    @property
+    def _exposures(self) -> Exposures:
+        return Exposures(journal=self.journal, clock=self.clock, policies=self.rules.policies, observing=self.observing)
 
     def _end_exposures(self, account_id: AccountId, iam: Iam) -> None:
         for exposed in self.journal.exposed_keys(account_id):
             try:
                 keys = {key.id: key.status for key in iam.list_access_keys(exposed.user_name)}
-        self._exposures.ask(account_id)
             except NotFoundError:
                 keys = {}
-    @property
-    def _exposures(self) -> Exposures:
-        return Exposures(journal=self.journal, clock=self.clock, policies=self.rules.policies, observing=self.observing)
-
             if keys.get(exposed.key_id) is not KeyStatus.ACTIVE:
                 self.journal.exposure_over(exposed, at=self.clock.now())
 
@@ -352,6 +352,7 @@ class Fleet:
         with bound(account_id=account_id):
             seen = self._gather(self.cloud.iam(account_id))
             self._check_posture(seen)
+            self._exposures.answer(iam, seen)
             return root_state(seen)
 
     def root_states(self) -> Mapping[AccountId, float]:
@@ -364,7 +365,6 @@ class Fleet:
             self.alarms.hold(Scope.posture(account_id))
             self.alarms.hold(Scope.account_pass(account_id))
         for scope in (Scope.fleet(), Scope.vault(), Scope.channels()):
-            self._exposures.answer(iam, seen)
             self.alarms.hold(scope)
 
     def _gather(self, iam: Iam) -> AccountSeen:
