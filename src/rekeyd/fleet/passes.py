@@ -350,7 +350,8 @@ class Fleet:
     def check_root(self, account_id: AccountId) -> float:
         """Look at the root user now, between two scans. Returns 1.0, 0.0, or NaN for "cannot tell"."""
         with bound(account_id=account_id):
-            seen = self._gather(self.cloud.iam(account_id))
+            iam = self.cloud.iam(account_id)
+            seen = self._gather(iam)
             self._check_posture(seen)
             self._exposures.answer(iam, seen)
             return root_state(seen)
