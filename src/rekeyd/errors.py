@@ -92,6 +92,12 @@ class JournalError(Error):
     code = "journal"
 
 
+class JournalLockedError(JournalError):
+    """Another process is in the middle of a write and did not end it in time: it works, or was stopped just there."""
+
+    code = "busy"
+
+
 class PreconditionError(Error):
     """Checked before the irreversible call, and not met; nothing was begun."""
 

@@ -17,7 +17,7 @@ from rekeyd.adapters import journal_schema
 from rekeyd.adapters.journal import SqlJournal, open_journal
 from rekeyd.adapters.journal_sqlite import NETWORK_FILESYSTEMS, _explain, _filesystem_magic, refuse_network_filesystem
 from rekeyd.core.reasons import Reason
-from rekeyd.errors import ConfigError, JournalError, LeaseLostError
+from rekeyd.errors import ConfigError, JournalError, JournalLockedError, LeaseLostError
 from tests.unit.journal_stand import ACCOUNT, CI, OLD, Stand
 from tests.world.clock import VirtualClock
 
@@ -200,6 +200,13 @@ def test_every_failure_of_sqlite_is_told_in_words(name: str, message: str) -> No
     told = _explain(error, Path("/var/lib/rekeyd/journal.db"))
     assert message in told.message
     assert name in told.message
+
+
+@pytest.mark.parametrize("name", ["SQLITE_BUSY", "SQLITE_BUSY_SNAPSHOT", "SQLITE_LOCKED"])
+def test_a_journal_in_which_another_process_writes_is_told_apart(name: str) -> None:
+    error = sqlite3.OperationalError("as sqlite says")
+    error.sqlite_errorname = name
+    assert isinstance(_explain(error, None), JournalLockedError)
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])

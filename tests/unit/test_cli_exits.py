@@ -12,6 +12,7 @@ from rekeyd.errors import (
     ConfigError,
     Error,
     JournalError,
+    JournalLockedError,
     LeaseLostError,
     OutcomeUnknownError,
     StateError,
@@ -29,6 +30,7 @@ CODES = {
     "a passing failure is 1": (TemporaryError("x"), 1),
     "an unknown outcome is 1": (OutcomeUnknownError("x"), 1),
     "a journal that fails is 1": (JournalError("x"), 1),
+    "a journal in which another process writes is 5": (JournalLockedError("x"), 5),
 }
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from rekeyd.adapters.journal_owners import FileOwners, MemoryOwners, Owners
-from rekeyd.errors import JournalError
+from rekeyd.errors import JournalError, JournalLockedError
 
 BUSY_TIMEOUT_S: Final = 30
 """Seconds to wait for another process's write. Single waits of more than 6 s were measured on a slow disk, so the
@@ -252,10 +252,12 @@ def _explain(error: sqlite3.Error, path: Path | None) -> JournalError:
     where = "in memory" if path is None else str(path)
     for prefix, what, hint in _EXPLANATIONS:
         if name.startswith(prefix):
-            return JournalError(f"the journal {where} {what} ({name})", hint=hint)
+            kind = JournalLockedError if prefix in _LOCKED else JournalError
+            return kind(f"the journal {where} {what} ({name})", hint=hint)
     return JournalError(f"the journal {where} cannot be used ({name}: {error})")
 
 
+_LOCKED: Final = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED"})
 _EXPLANATIONS: Final = (
     ("SQLITE_FULL", "cannot grow: the disk is full", "free space on its disk; nothing is changed outside until then"),
     ("SQLITE_READONLY", "is read-only", "the file and its directory must be writable for this user"),

@@ -21,7 +21,15 @@ from rekeyd.cli.targets import Target
 from rekeyd.core.events import Event
 from rekeyd.core.model import Asked
 from rekeyd.core.reasons import Reason
-from rekeyd.errors import BusyError, Error, JournalError, LeaseLostError, NotFoundError, StoppingError
+from rekeyd.errors import (
+    BusyError,
+    Error,
+    JournalError,
+    JournalLockedError,
+    LeaseLostError,
+    NotFoundError,
+    StoppingError,
+)
 from rekeyd.fleet.passes import PassResult
 from rekeyd.logs import get_logger
 from rekeyd.ports import JournalEvent, PrincipalStatus, Request
@@ -99,6 +107,10 @@ class Asking:
             return ended(target, "unchanged", error.code, error.message, ExitCode.BUSY)
         except StoppingError:
             raise
+        except JournalLockedError as error:
+            # Whether the wish could be taken back, nobody can tell: the same lock was in the way of that.
+            message = f"{_with_hint(error)}; what was asked by then may stay asked"
+            return ended(target, "failed", error.code, message, ExitCode.BUSY)
         except Error as error:
             return ended(target, "failed", error.code, _with_hint(error), ExitCode.FAILED)
         if rotated.outcome == "published" and (wait or asked.emergency):

@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Any
 
-from rekeyd.errors import BusyError, ConfigError, Error, LeaseLostError, StateError, UsageError
+from rekeyd.errors import BusyError, ConfigError, Error, JournalLockedError, LeaseLostError, StateError, UsageError
 
 SCHEMA_VERSION = 1
 
@@ -37,7 +37,7 @@ def code_of(error: Error) -> ExitCode:
             return ExitCode.USAGE
         case StateError():
             return ExitCode.REFUSED
-        case BusyError() | LeaseLostError():
+        case BusyError() | LeaseLostError() | JournalLockedError():
             return ExitCode.BUSY
         case _:
             return ExitCode.FAILED
