@@ -84,6 +84,11 @@ package: .venv/ready ## wheel and source archive into dist/
 lock: .tools/ready ## resolve the dependencies anew and write the lock files
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header \
 		--group test --group lint --group build --extra demo pyproject.toml -o requirements-dev.lock
+# What a deployment installs, and what builds the wheel: the versions that the tests ran with.
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header -c requirements-dev.lock \
+		pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-header -c requirements-dev.lock \
+		--group build -o requirements-build.lock
 	echo uv | $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header - -o requirements-uv.lock
 
 crash: .venv/ready ## die at every call of every life cycle, and lose every answer; CRASH="--cycle rotate" for less
