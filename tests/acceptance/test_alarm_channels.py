@@ -26,7 +26,7 @@ def _example() -> Any:
 
 
 @contextmanager
-def _receiving(port: int = 0) -> Iterator[Any]:
+def receiving(port: int = 0) -> Iterator[Any]:
     server = _example().Receiver(SECRET.encode(), ("127.0.0.1", port))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -57,7 +57,7 @@ repeat_every = "1h\""""
 
 
 def test_a_root_key_reaches_people_in_time_and_once_over_a_restart(stand: Stand) -> None:
-    with serving(Scripted(*[200] * 500)) as beats, _receiving() as server:
+    with serving(Scripted(*[200] * 500)) as beats, receiving() as server:
         assert isinstance(beats, Scripted)
         _configure(stand, server.server_port, beats.server_port)
         with stand.daemon() as daemon:
@@ -77,7 +77,7 @@ def test_a_root_key_reaches_people_in_time_and_once_over_a_restart(stand: Stand)
 
 
 def test_what_a_receiver_missed_is_told_after_a_restart(stand: Stand) -> None:
-    with _receiving() as server:
+    with receiving() as server:
         port = server.server_port
     # Nobody listens there now.
     _configure(stand, port, port)
@@ -88,6 +88,6 @@ def test_what_a_receiver_missed_is_told_after_a_restart(stand: Stand) -> None:
             "a try that failed",
         )
         assert f"127.0.0.1:{port}" not in daemon.err
-    with _receiving(port) as server, stand.daemon():
+    with receiving(port) as server, stand.daemon():
         eventually(lambda: _told(server), "the message that was missed", limit=40)
         assert _told(server) == ["raised"]

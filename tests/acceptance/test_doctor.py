@@ -1,13 +1,16 @@
 """`rekeyd doctor`: one verdict for each thing that rekeyd needs, and nothing changed by asking."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rekeyd.adapters.aws_doctor import policy_source
 from rekeyd.demo.emulator import HUB
-from tests.acceptance.stand import Ran, Stand
+from tests.acceptance.stand import Ran, Stand, eventually, free_port
+from tests.acceptance.test_alarm_channels import receiving
+from tests.integration.test_channels import SECRET, Mailbox, Scripted, serving, smtp_server
 from tests.secret_registry import remember, write_secret
 
 
@@ -140,6 +143,79 @@ def test_a_wrapped_secret_id_is_left_for_the_daemon(stand: Stand) -> None:
     assert (ran.code, verdicts(ran)["vault login"]) == (0, "warning")
     with stand.bao.client(wrapped) as client:
         assert remember(client.sys.unwrap()["data"]["secret_id"])
+
+
+def _configure(stand: Stand, *, mail_port: int, hook_port: int) -> list[Path]:
+    """A mail server, a webhook and a heartbeat that nobody may fetch. The files with the addresses."""
+    mail, hook, secret, beat = (stand.folder / name for name in ("urls", "hook-url", "hook-secret", "beat-url"))
+    write_secret(mail, f"mailto://127.0.0.1:{mail_port}?from=rekeyd@example.org&to=ops@example.org&mode=insecure")
+    write_secret(hook, f"http://127.0.0.1:{hook_port}/alarms")
+    write_secret(secret, SECRET)
+    write_secret(beat, f"http://127.0.0.1:{hook_port}/beat")
+    files = {"urls_file": mail, "webhook_url_file": hook, "webhook_secret_file": secret, "heartbeat_url_file": beat}
+    lines = "\n".join(f'{name} = "{path}"' for name, path in files.items())
+    stand.config.write_text(stand.config.read_text().replace("[alarms]", f"[alarms]\n{lines}"))
+    return list(files.values())
+
+
+def _channel(ran: Ran, name: str) -> dict[str, Any]:
+    (found,) = [check for check in ran.document["checks"] if check["name"].startswith(f"channel {name}")]
+    return dict(found)
+
+
+def test_every_channel_is_sent_a_message_that_is_marked_as_a_test(stand: Stand) -> None:
+    box = Mailbox()
+    with stand.daemon() as daemon:
+        daemon.wait_for_event("pass.finished")
+        stand.aws.add_root_key(HUB)  # so that there is an alarm that could be touched
+        eventually(lambda: stand.run("alarms", "list", "--json").document["alarms"], "the alarm")
+    before = stand.run("alarms", "list", "--json").document
+    with smtp_server(box) as mail_port, receiving() as server:
+        _configure(stand, mail_port=mail_port, hook_port=server.server_port)
+        ran = stand.run("doctor", "--json")
+    assert ran.code == 0, ran.out
+    assert _channel(ran, "mailto-")["verdict"] == "ok"
+    assert _channel(ran, "webhook")["verdict"] == "ok"
+    assert verdicts(ran)["heartbeat"] == "ok"
+    (mail,) = box.mails
+    assert mail["Subject"] == "rekeyd default: test of this channel"
+    assert "This is a test message, no alarm." in mail.as_string()
+    (told,) = server.messages
+    assert (told["test"], told["alarms"], told["severity"]) == (True, [], "resolved")
+    after = stand.run("alarms", "list", "--json").document
+    assert before["alarms"] == after["alarms"] != []
+    assert after["channels"] == before["channels"] == [], "the outbox knows nothing of it"
+
+
+def test_a_channel_that_is_dead_fails_with_its_reason_and_the_others_are_tried(stand: Stand) -> None:
+    dead = free_port()
+    with receiving() as server:
+        _configure(stand, mail_port=dead, hook_port=server.server_port)
+        ran = stand.run("doctor", "--json")
+        plain = stand.run("doctor")
+    assert (ran.code, plain.code) == (1, 1)
+    mail = _channel(ran, "mailto-")
+    assert mail["verdict"] == "failed"
+    assert mail["message"].endswith("cannot be reached: nobody listens there")
+    assert "rekeyd alarms test" in mail["hint"]
+    assert _channel(ran, "webhook")["verdict"] == "ok"
+    assert len(server.messages) == 2
+    assert f":{dead}" not in ran.out + ran.err
+
+
+def test_a_webhook_that_refuses_and_an_address_that_cannot_be_read_fail(stand: Stand) -> None:
+    with serving(Scripted(403)) as server:
+        assert isinstance(server, Scripted)
+        mail, _, _, beat = _configure(stand, mail_port=free_port(), hook_port=server.server_port)
+        mail.write_text("nonsense://T0KEN\n")
+        beat.unlink()
+        ran = stand.run("doctor", "--json")
+        assert server.asked == ["/alarms"], "the heartbeat is the daemon's to fetch"
+    assert ran.code == 1
+    assert _channel(ran, "webhook")["message"] == "the webhook answered 403"
+    assert 'begins with "nonsense:"' in _channel(ran, "apprise")["message"]
+    assert verdicts(ran)["heartbeat"] == "failed"
+    assert "T0KEN" not in ran.out + ran.err
 
 
 def test_the_policies_of_a_role_are_asked_for_and_not_of_its_session() -> None:

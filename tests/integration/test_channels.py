@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from rekeyd.demo.emulator import EmulatedAws
 from rekeyd.errors import ConfigError, RefusedError, TemporaryError
 from rekeyd.fleet.messages import message_of
 from rekeyd.ports import Alarm, Announcement, Batch, Message
+from tests.contract.vault_tls import Authority
 from tests.secret_registry import write_secret
 
 pytestmark = pytest.mark.slow
@@ -77,10 +79,11 @@ class Mailbox:
 
 
 @contextmanager
-def smtp_server(box: Mailbox) -> Iterator[int]:
+def smtp_server(box: Mailbox, **options: Any) -> Iterator[int]:
+    """`options` go to aiosmtpd's Controller."""
     from aiosmtpd.controller import Controller
 
-    controller = Controller(box, hostname="127.0.0.1", port=free_port())
+    controller = Controller(box, hostname="127.0.0.1", port=free_port(), **options)
     controller.start()
     try:
         yield controller.port
@@ -115,10 +118,91 @@ def test_a_mail_server_that_is_down_is_told_as_such_without_its_address(tmp_path
     host = f"alice:hunter2-of-alice@127.0.0.1:{free_port()}"
     url = f"mailto://{host}?from=rekeyd@example.org&to=ops@example.org&mode=insecure"
     (channel,) = apprise_channels(urls_file(tmp_path, url))
-    with pytest.raises(TemporaryError, match="did not take the message") as raised:
+    with pytest.raises(TemporaryError, match=r"did not take the message, .* nobody listens there") as raised:
         channel.send(message())
     assert "hunter2" not in str(raised.value) + channel.name
     assert channel.name.startswith("mailto-")
+
+
+PASSWORD = "hunter2-of-alice-0042"
+
+
+def _authenticator(_server: object, _session: object, _envelope: object, _mechanism: str, given: Any) -> Any:
+    from aiosmtpd.smtp import AuthResult
+
+    right = (given.login, given.password) == (b"alice", PASSWORD.encode())
+    # Not `handled`: the server would leave the answer to us, and the client would wait for five minutes.
+    return AuthResult(success=right, handled=False)
+
+
+@contextmanager
+def submission_server(folder: Path, box: Mailbox) -> Iterator[int]:
+    """As providers run them: nothing before STARTTLS and a login; the certificate is of an authority in `folder`."""
+    authority = Authority(folder, "mail-ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.issue("mail", "127.0.0.1"))
+    with smtp_server(
+        box, tls_context=context, require_starttls=True, auth_required=True, authenticator=_authenticator
+    ) as port:
+        yield port
+
+
+def submission_url(port: int, *, password: str = PASSWORD, mode: str = "starttls") -> str:
+    return f"mailto://alice:{password}@127.0.0.1:{port}?from=rekeyd@example.org&to=ops@example.org&mode={mode}"
+
+
+def test_a_mail_goes_over_starttls_with_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = Mailbox()
+    with submission_server(tmp_path, box) as port:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "mail-ca.pem"))
+        (channel,) = apprise_channels(urls_file(tmp_path, submission_url(port)))
+        channel.send(message())
+    (mail,) = box.mails
+    assert mail["To"] == "ops@example.org"
+    text = mail.get_body(("plain",))
+    assert text is not None
+    assert "für immer" in text.get_content()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "password", "mode", "why"),
+    [
+        (False, PASSWORD, "starttls", "its certificate is not trusted"),
+        (True, "not-the-password-0001", "starttls", "it refused user and password"),
+        (True, PASSWORD, "insecure", "it offers no login"),
+    ],
+    ids=["a certificate of an unknown authority", "a wrong password", "without TLS"],
+)
+def test_a_mail_server_that_refuses_gets_no_mail_and_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool, password: str, mode: str, why: str
+) -> None:
+    box = Mailbox()
+    with submission_server(tmp_path, box) as port:
+        if trusted:
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "mail-ca.pem"))
+        (channel,) = apprise_channels(urls_file(tmp_path, submission_url(port, password=password, mode=mode)))
+        with pytest.raises(TemporaryError, match=why) as raised:
+            channel.send(message())
+    assert box.mails == []
+    assert password not in str(raised.value)
+
+
+def test_a_service_that_answers_with_a_status_is_told_with_it(tmp_path: Path) -> None:
+    with serving(Scripted(404)) as server:
+        (channel,) = apprise_channels(urls_file(tmp_path, f"json://127.0.0.1:{server.server_port}/T0KEN"))
+        with pytest.raises(TemporaryError, match=r"it answered 404$") as raised:
+            channel.send(message())
+    assert "T0KEN" not in str(raised.value)
+
+
+def test_nothing_that_apprise_logs_goes_any_further(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(Scripted(200)) as server, caplog.at_level("DEBUG"):
+        (channel,) = apprise_channels(urls_file(tmp_path, f"json://127.0.0.1:{server.server_port}/T0KEN"))
+        channel.send(message())
+    assert not [record for record in caplog.records if record.name.startswith("apprise")]
+    assert "für immer" not in "".join(capfd.readouterr())
 
 
 def test_a_url_that_apprise_does_not_know_is_a_channel_that_fails(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import re
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,23 +19,28 @@ _SETTING = "alarms.urls_file"
 class AppriseChannel:
     """`rekeyd.ports.Channel`. Its name is the URL's schema and a few digits that tell two of a schema apart."""
 
-    def __init__(self, url: Secret) -> None:
-        """ConfigError: Apprise does not know such a URL."""
+    def __init__(self, url: Secret, *, setting: str = _SETTING) -> None:
+        """ConfigError, naming `setting`: Apprise does not know such a URL."""
         self._apprise = _prepared()
-        schema = urlsplit(url.reveal()).scheme or "unknown"
-        # 24 bits of a digest tell nothing of a token, and stay the same when lines are put in another order.
-        self.name = f"{schema}-{hashlib.sha256(url.reveal().encode()).hexdigest()[:6]}"
+        self.name = self.name_of(url)
         if not self._apprise.add(url.reveal()):
             raise ConfigError(
-                f'{_SETTING}: Apprise does not understand the line that begins with "{schema}:"',
+                f'{setting}: Apprise does not understand the line that begins with "{_schema(url)}:"',
                 hint="https://github.com/caronc/apprise/wiki lists the forms",
             )
 
+    @staticmethod
+    def name_of(url: Secret) -> str:
+        # 24 bits of a digest tell nothing of a token, and stay the same when lines are put in another order.
+        return f"{_schema(url)}-{hashlib.sha256(url.reveal().encode()).hexdigest()[:6]}"
+
     def send(self, message: Message) -> None:
+        said: list[str] = []
+        _said.set(said)
         taken = self._apprise.notify(title=message.title, body=message.text, notify_type=_kind(message.severity))
         if not taken:
-            # Why, Apprise only logs, with parts of the address.
-            raise TemporaryError("the service did not take the message, or cannot be reached")
+            cause = f": {said[-1]}" if said else ""
+            raise TemporaryError(f"the service did not take the message, or cannot be reached{cause}")
 
 
 def apprise_channels(urls_file: Path) -> tuple[AppriseChannel, ...]:
@@ -43,6 +50,10 @@ def apprise_channels(urls_file: Path) -> tuple[AppriseChannel, ...]:
         raise ConfigError(f"{_SETTING}: {urls_file} has no URL")
     channels = {channel.name: channel for channel in map(AppriseChannel, urls)}
     return tuple(channels.values())
+
+
+def _schema(url: Secret) -> str:
+    return urlsplit(url.reveal()).scheme or "unknown"
 
 
 def _kind(severity: str) -> Any:
@@ -57,9 +68,56 @@ def _kind(severity: str) -> Any:
             return NotifyType.WARNING
 
 
+# Apprise sends in threads of its own, and takes the context along: what was said goes into the sender's list.
+_said: ContextVar[list[str]] = ContextVar("rekeyd_apprise_said")
+
+
+class _Causes(logging.Handler):
+    """Learns why from Apprise's log, which alone says it, and lets none of it out.
+
+    Its lines name hosts and parts of addresses, and at DEBUG whole bodies: only our own words of `_CAUSES` and the
+    number of a status are kept.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            said = record.getMessage()
+        except (TypeError, ValueError):  # a line that Apprise itself made wrong must not stop the message
+            return
+        if said.startswith(_EXCEPTION):
+            _tell(next((ours for theirs, ours in _CAUSES if theirs in said.lower()), None))
+        elif record.levelno >= logging.WARNING and (status := _STATUS.search(said)) is not None:
+            _tell(f"it answered {status[1]}")
+
+
+def _tell(cause: str | None) -> None:
+    sender = _said.get(None)
+    if cause is not None and sender is not None:
+        sender.append(cause)
+
+
+_EXCEPTION = "Socket Exception: "
+_STATUS = re.compile(r"\berror=([1-5]\d\d)\b")
+# What Python's libraries say, in lower case, and what a person should read.
+_CAUSES = (
+    ("certificate verify failed", "its certificate is not trusted"),
+    ("certificate_verify_failed", "its certificate is not trusted"),
+    ("connection refused", "nobody listens there"),
+    ("timed out", "no answer in time"),
+    ("name or service not known", "there is no such host"),
+    ("name resolution", "there is no such host"),
+    ("(535,", "it refused user and password"),
+    ("(530,", "it wants a user and a password"),
+    ("starttls extension not supported", "it offers no STARTTLS"),
+    ("smtp auth extension not supported", "it offers no login"),
+    ("connection unexpectedly closed", "it closed the connection"),
+)
+
+
 def _prepared() -> Any:
     import apprise
 
-    # Its lines name hosts and parts of addresses, and at DEBUG whole bodies.
-    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+    logger = logging.getLogger("apprise")
+    logger.handlers, logger.propagate = [_Causes()], False
+    logger.setLevel(logging.DEBUG)
     return apprise.Apprise(asset=apprise.AppriseAsset(app_id="rekeyd", app_desc="rekeyd alarms", async_mode=False))

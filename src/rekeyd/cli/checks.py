@@ -1,4 +1,7 @@
-"""The checks of `rekeyd doctor`, in the order in which one thing depends on another. Nothing is changed anywhere."""
+"""The checks of `rekeyd doctor`, in the order in which one thing depends on another.
+
+Nothing is changed anywhere; each channel is sent a test message.
+"""
 
 import os
 import sqlite3
@@ -314,17 +317,21 @@ class Doctor:
     # --- people ---
 
     def _channels(self) -> Iterator[Check]:
-        from rekeyd.adapters.channels import BrokenChannel, channels_of
+        """Each is sent a test message, past the journal: no alarm is touched, and the outbox knows nothing of it."""
+        from rekeyd.adapters.channels import channels_of
         from rekeyd.app import channel_settings
 
         channels = channels_of(channel_settings(self._config), self._cloud.sessions)
         if not channels:
             yield warning("channels", "none: alarms are only logged", "see [alarms] in the configuration")
         for channel in channels:
-            if isinstance(channel, BrokenChannel):
-                yield failed(f"channel {channel.name}", channel.error.message, channel.error.hint)
+            error = tried(channel, instance=self._config.journal.instance, at=self._clock.now())
+            if error is None:
+                yield ok(f"channel {channel.name}", "took a test message; see that somebody can read it")
             else:
-                yield ok(f"channel {channel.name}", "set up; `rekeyd alarms test` sends a message")
+                yield failed(f"channel {channel.name}", error.message, error.hint or _CHANNEL)
+        if self._config.alarms.heartbeat_url_file is not None:
+            yield _heartbeat(Path(self._config.alarms.heartbeat_url_file))
 
 
 _AWS_POLICY = "`rekeyd policy aws` prints the policy that rekeyd needs"
@@ -349,6 +356,7 @@ def _writable(path: Path) -> Check:
         )
     return ok("journal", f"{path} can be written, schema {REVISIONS[-1]}")
 
+        from rekeyd.fleet.outbox import tried
 
 def _clock(name: str, whose: str, ours: datetime, theirs: datetime | None) -> Check:
     if theirs is None:
@@ -360,9 +368,21 @@ def _clock(name: str, whose: str, ours: datetime, theirs: datetime | None) -> Ch
     return warning(name, said, "set this machine's clock (NTP)") if apart > _CLOCK_WARNS else ok(name, said)
 
 
+_CHANNEL = "check its address, its credentials and the network; `rekeyd alarms test` tries the channels alone"
 def _checked(name: str, what: str, check: Callable[[], object]) -> Check:
     try:
         check()
     except Error as error:
         return failed(name, error.message, error.hint)
     return ok(name, f"{what} can be read and written")
+def _heartbeat(url_file: Path) -> Check:
+    from rekeyd.adapters.secret_file import read_secret_line
+
+    try:
+        read_secret_line(url_file, "alarms.heartbeat_url_file")
+    except Error as error:
+        return failed("heartbeat", error.message, error.hint)
+    # Fetched now, it would tell whoever listens that passes end well, while perhaps no daemon runs.
+    return ok("heartbeat", "its address can be read; only the daemon fetches it, after a pass that ended well")
+
+

@@ -10,6 +10,7 @@ from rekeyd.cli.program import app
 def doctor(session: Session) -> ExitCode:
     """Check configuration, journal, AWS, Vault and channels. Changes nothing.
 
+    Each channel is sent a message that is marked as a test.
     Exit code 0 if rekeyd can work, 1 if a check failed. A warning fails nothing.
     """
     from rekeyd.errors import ConfigError

@@ -41,8 +41,8 @@ def message_of(batch: Batch, *, instance: str, names: Mapping[AccountId, str], a
 
 
 def trial_message(*, message_id: str, instance: str, at: datetime) -> Message:
-    """To see whether a channel works."""
-    text = "This is a test. If you can read it, the alarms of rekeyd come through here."
+    """To see whether a channel works. Programs tell it from an alarm by `test`, and by `alarms`, which is empty."""
+    text = "This is a test message, no alarm. If you can read it, the alarms of rekeyd come through here."
     return Message(
         id=message_id,
         at=at,
@@ -62,6 +62,7 @@ def trial_message(*, message_id: str, instance: str, at: datetime) -> Message:
     )
 
 
+            "test": True,
 def _sorted(announcements: Iterable[Announcement]) -> tuple[Announcement, ...]:
     """Worst first, what is over last; what is about one alarm stays together, in its order.
 

@@ -13,7 +13,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from rekeyd.core.events import Event
 from rekeyd.core.findings import Finding, FindingReason, found
@@ -69,7 +69,7 @@ class Postman:
 
     def findings(self) -> tuple[Finding, ...]:
         """Channels that people must hear of on the others. Raises JournalError."""
-        return tuple(
+        failing = [
             found(
                 FindingReason.CHANNEL_FAILING,
                 principal=state.name,
@@ -94,7 +94,8 @@ class Postman:
 
     def test(self) -> dict[str, Error | None]:
         """Send a test message through every channel, past the outbox; by name, why it was not taken."""
-        return {channel.name: self._tested(channel) for channel in self.channels}
+        at = self.clock.now()
+        return {channel.name: tried(channel, instance=self.instance, at=at) for channel in self.channels}
 
     def close(self) -> None:
         """Begin no message any more, and let those on their way arrive."""
@@ -105,15 +106,13 @@ class Postman:
         for thread in threads:
             thread.join(max(until - self.clock.monotonic(), 0))
 
-    # below: in the channel's thread
-
-    def _has_work(self, channel: Channel) -> bool:
+    def _has_work(self, name: str) -> bool:
         """Cheap; a thread is only made for something to send."""
-        if channel.name in self._untold:
+        if name in self._untold:
             return True
         try:
             now = self.clock.now()
-            return self.journal.has_mail(channel.name, at=now, ready_before=now - GATHER)
+            return self.journal.has_mail(name, at=now, ready_before=now - GATHER)
         except JournalError:
             return False  # whoever writes to the journal reports it
 
@@ -171,15 +170,16 @@ class Postman:
         )
         return None
 
-    def _tested(self, channel: Channel) -> Error | None:
-        message = trial_message(message_id=secrets.token_hex(8), instance=self.instance, at=self.clock.now())
-        try:
-            channel.send(message)
-        except Error as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - a channel is a foreign library
-            return RefusedError(f"the channel failed in an unforeseen way ({type(error).__name__})")
-        return None
+
+def tried(channel: Channel, *, instance: str, at: datetime) -> Error | None:
+    """Send a test message, of which the journal knows nothing. Why the channel did not take it; None: it did."""
+    try:
+        channel.send(trial_message(message_id=secrets.token_hex(8), instance=instance, at=at))
+    except Error as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a channel is a foreign library
+        return RefusedError(f"the channel failed in an unforeseen way ({type(error).__name__})")
+    return None
 
 
 def names_of(channels: Iterable[Channel]) -> tuple[str, ...]:
