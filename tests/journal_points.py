@@ -18,6 +18,7 @@ READS = frozenset(
         "brakes",
         "channel_states",
         "exposed_keys",
+        "failures",
         "has_mail",
         "clock_event_since_mark",
         "contains",

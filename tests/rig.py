@@ -235,7 +235,6 @@ class Rig:
                 holder=lease.lease.holder,
                 lease_since=self.tenures.since(lease.lease, self.world.clock.now()),
             ),
-            previous={s.user_id: s for s in self.port.statuses(account_id)},
         )
 
     def again_at(self, worked: Worked) -> datetime | None:

@@ -317,6 +317,9 @@ class AccountJournal(Protocol):
 
     def known(self, principal: Principal) -> Known: ...
 
+    def failures(self, principal: Principal) -> tuple[int, datetime | None]:
+        """`failures` and `retry_at` of `known`, for much less."""
+
     def open_rotation(
         self,
         principal: Principal,

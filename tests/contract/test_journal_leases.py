@@ -28,6 +28,7 @@ ROTATION = RotationId("0123456789abcdef")
 STEPS: dict[str, Callable[[SqlAccountJournal], object]] = {
     "guard": lambda a: a.guard(),
     "known": lambda a: a.known(CI),
+    "failures": lambda a: a.failures(CI),
     "open_rotation": lambda a: a.open_rotation(
         CI, kind=RotationKind.NORMAL, reason=Reason.DUE, asked_by=None, old_key_id=OLD, target=None, at=NOW
     ),

@@ -112,7 +112,7 @@ class AlarmPart(JournalPart):
 
     def brakes(self) -> tuple[Brake, ...]:
         with self._store.read() as conn:
-            rows = conn.execute(sa.select(t.brake).order_by(t.brake.c.scope)).all()
+            rows = conn.execute(_BRAKES).all()
         return tuple(
             Brake(
                 account_id=None if row.scope == _FLEET else row.scope,
@@ -189,6 +189,9 @@ def _expose(conn: sa.Connection, exposed: ExposedKey) -> None:
         access_key_id=exposed.key_id,
         detail={"because": exposed.because},
     )
+
+
+_BRAKES = sa.select(t.brake).order_by(t.brake.c.scope)
 
 
 def _alarm(row: Mapping[Any, Any]) -> Alarm:

@@ -150,6 +150,7 @@ _META = sa.select(t.meta.c.value).where(t.meta.c.name == sa.bindparam("name"))
 _NEWEST = sa.select(t.event.c.seq, t.event.c.hash).order_by(t.event.c.seq.desc()).limit(1)
 _INSERT_EVENT = sa.insert(t.event)
 _RAW_EVENTS = sa.select(
+_HASH = sa.select(t.event.c.hash).where(t.event.c.seq == sa.bindparam("seq"))
     *(sa.type_coerce(c, sa.Text).label(c.name) if c.name == "at" else c for c in t.event.c)
 ).order_by(t.event.c.seq)
 
@@ -176,7 +177,7 @@ class ChainPart(JournalPart):
         with self._store.read() as conn:
             if meta_value(conn, "checkpoint_seq") == str(seq):
                 return meta_value(conn, "checkpoint_hash") == event_hash
-            found = conn.execute(sa.select(t.event.c.hash).where(t.event.c.seq == seq)).scalar()
+            found = conn.execute(_HASH, {"seq": seq}).scalar()
             return found == event_hash
 
     def clock_event_since_mark(self) -> bool:

@@ -35,6 +35,12 @@ class LeasedJournal:
         with self._owned_view() as conn:
             return known_of(conn, principal, now=self._clock.now(), alive=self._alive)
 
+    def failures(self, principal: Principal) -> tuple[int, datetime | None]:
+        user = t.user_values(principal)
+        with self._owned_view() as conn:
+            row = conn.execute(t.select_of(t.principal, *user), t.key_values(user)).first()
+        return (0, None) if row is None else (row.failures, row.retry_at)
+
     @contextmanager
     def _owned(self) -> Iterator[sa.Connection]:
         with self._store.write() as conn:
@@ -90,20 +96,21 @@ class LeasedJournal:
         """The user's row; made at the first fact about the user."""
         if principal.account_id != self.lease.account_id:
             raise JournalError(f"{principal.label} is not of account {self.lease.account_id}, which the lease is for")
-        wanted = sa.select(t.principal).where(is_user(t.principal, principal))
-        row = conn.execute(wanted).first()
+        user = t.user_values(principal)
+        wanted, parameters = t.select_of(t.principal, *user), t.key_values(user)
+        row = conn.execute(wanted, parameters).first()
         if row is None:
             conn.execute(
-                sa.insert(t.principal).values(
-                    account_id=principal.account_id,
-                    user_id=principal.user_id,
-                    user_name=principal.user_name,
-                    name_folded=t.folded(principal.user_name),
-                    managed=False,
-                    failures=0,
-                )
+                t.insert_of(t.principal),
+                {
+                    **user,
+                    "user_name": principal.user_name,
+                    "name_folded": t.folded(principal.user_name),
+                    "managed": False,
+                    "failures": 0,
+                },
             )
-            return conn.execute(wanted).one()
+            return conn.execute(wanted, parameters).one()
         if not row.managed and row.user_name != principal.user_name:
             # A name matters once something was done under it; until then the newest one is right.
             self._set_principal(
@@ -112,7 +119,8 @@ class LeasedJournal:
         return row
 
     def _set_principal(self, conn: sa.Connection, principal: Principal, **values: object) -> None:
-        conn.execute(sa.update(t.principal).where(is_user(t.principal, principal)).values(**values))
+        user = t.user_values(principal)
+        conn.execute(t.update_of(t.principal, *user), {**t.key_values(user), **values})
 
     def _set_managed(self, conn: sa.Connection, principal: Principal, **values: object) -> None:
         """Something is done for this user under its present name."""
@@ -132,26 +140,18 @@ class LeasedJournal:
             self._set_principal(conn, principal, last_change_at=at)
 
     def _key_row(self, conn: sa.Connection, principal: Principal, key_id: AccessKeyId) -> sa.Row[Any]:
-        wanted = sa.select(t.key_fact).where(is_user(t.key_fact, principal), t.key_fact.c.key_id == key_id)
-        row = conn.execute(wanted).first()
+        key = {**t.user_values(principal), "key_id": key_id}
+        wanted, parameters = t.select_of(t.key_fact, *key), t.key_values(key)
+        row = conn.execute(wanted, parameters).first()
         if row is not None:
             return row
-        conn.execute(
-            sa.insert(t.key_fact).values(
-                account_id=principal.account_id,
-                user_id=principal.user_id,
-                key_id=key_id,
-                published=False,
-                deactivated_by_us=False,
-            )
-        )
-        return conn.execute(wanted).one()
+        conn.execute(t.insert_of(t.key_fact), {**key, "published": False, "deactivated_by_us": False})
+        return conn.execute(wanted, parameters).one()
 
     def _set_key(self, conn: sa.Connection, principal: Principal, key_id: AccessKeyId, **values: object) -> None:
         self._key_row(conn, principal, key_id)
-        conn.execute(
-            sa.update(t.key_fact).where(is_user(t.key_fact, principal), t.key_fact.c.key_id == key_id).values(**values)
-        )
+        key = {**t.user_values(principal), "key_id": key_id}
+        conn.execute(t.update_of(t.key_fact, *key), {**t.key_values(key), **values})
 
     def _retire(
         self,
@@ -185,15 +185,13 @@ class LeasedJournal:
         self._set_anchor(conn, principal, anchor)
 
     def _set_anchor(self, conn: sa.Connection, principal: Principal, anchor: Anchored) -> None:
-        c = t.principal.c
         values = {
             "anchor_key_id": anchor.access_key_id,
             "anchor_version": anchor.version,
             "anchor_created_at": anchor.version_created_at,
         }
-        # An anchor that stays where it is costs no write: every look sets it.
-        same = sa.and_(*(c[name].is_not_distinct_from(value) for name, value in values.items()))
-        conn.execute(sa.update(t.principal).where(is_user(t.principal, principal), sa.not_(same)).values(**values))
+        old = {f"old_{name}": value for name, value in values.items()}
+        conn.execute(_SET_ANCHOR, {**t.key_values(t.user_values(principal)), **old, **values})
 
     def _restart(self, conn: sa.Connection, principal: Principal, *, at: datetime) -> None:
         ours = is_user(t.key_fact, principal)
@@ -223,6 +221,17 @@ def is_open_request(principal: Principal) -> sa.ColumnElement[bool]:
     )
 
 
+# An anchor that stays where it is costs no write: every look sets it.
+_SET_ANCHOR = t.update_of(t.principal, "account_id", "user_id").where(
+    sa.not_(
+        sa.and_(
+            *(
+                t.principal.c[name].is_not_distinct_from(sa.bindparam(f"old_{name}"))
+                for name in ("anchor_key_id", "anchor_version", "anchor_created_at")
+            )
+        )
+    )
+)
 _LEASE = (
     sa.select(t.account.c.holder, t.account.c.epoch)
     .where(t.account.c.account_id == sa.bindparam("account"))

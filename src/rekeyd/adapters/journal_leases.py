@@ -27,6 +27,13 @@ BEATS_PER_TTL = 6
 """A guard wants a beat younger than ttl/2, so two of these may fail before anything stops."""
 
 
+_ROW = (
+    sa.select(t.account.c.holder, t.account.c.epoch)
+    .where(t.account.c.account_id == sa.bindparam("account"))
+    .with_for_update()
+)
+
+
 class LeasePart(JournalPart):
     """Heartbeat, and the leases of this process."""
 
@@ -92,15 +99,8 @@ class LeasePart(JournalPart):
             if self._held.get(lease.account_id) == lease.epoch:
                 del self._held[lease.account_id]
             with self._store.write() as conn:
-                conn.execute(
-                    sa.update(t.account)
-                    .where(
-                        t.account.c.account_id == lease.account_id,
-                        t.account.c.holder == lease.holder,
-                        t.account.c.epoch == lease.epoch,
-                    )
-                    .values(holder=None)
-                )
+                ours = {"account_id": lease.account_id, "holder": lease.holder, "epoch": lease.epoch}
+                conn.execute(t.update_of(t.account, *ours), {**t.key_values(ours), "holder": None})
 
     def holder_of(self, account_id: AccountId) -> str | None:
         """None: nobody alive."""
@@ -137,19 +137,15 @@ class LeasePart(JournalPart):
 
     def _sign_in(self, conn: sa.Connection) -> None:
         now = self._clock.now()
-        seen = sa.update(t.replica).where(t.replica.c.holder == self.holder).values(seen_at=now)
-        if conn.execute(seen).rowcount:
+        seen = t.update_of(t.replica, "holder")
+        if conn.execute(seen, {**t.key_values({"holder": self.holder}), "seen_at": now}).rowcount:
             return
         # First beat, or somebody declared us dead: then our accounts are free, and their guards will say so.
         self._held.clear()
         conn.execute(sa.insert(t.replica).values(holder=self.holder, started_at=now, seen_at=now))
 
     def _take(self, conn: sa.Connection, account_id: AccountId) -> int | None:
-        row = conn.execute(
-            sa.select(t.account.c.holder, t.account.c.epoch)
-            .where(t.account.c.account_id == account_id)
-            .with_for_update()
-        ).first()
+        row = conn.execute(_ROW, {"account": account_id}).first()
         if row is None:
             conn.execute(sa.insert(t.account).values(account_id=account_id, holder=self.holder, epoch=1))
             return 1
@@ -161,9 +157,8 @@ class LeasePart(JournalPart):
                 return None
             self._bury(conn, row.holder)
         epoch: int = row.epoch + 1
-        conn.execute(
-            sa.update(t.account).where(t.account.c.account_id == account_id).values(holder=self.holder, epoch=epoch)
-        )
+        taken = {"holder": self.holder, "epoch": epoch}
+        conn.execute(t.update_of(t.account, "account_id"), {**t.key_values({"account_id": account_id}), **taken})
         return epoch
 
     def _bury(self, conn: sa.Connection, holder: str) -> None:

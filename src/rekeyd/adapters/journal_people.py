@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -42,14 +43,9 @@ class PeoplePart(JournalPart):
             return _ask(conn, exposed.account_id, exposed.user_name, Asked(by=by, at=at, emergency=True))
 
     def requests(self, account_id: AccountId | None = None, *, open_only: bool = True) -> tuple[Request, ...]:
-        c = t.request.c
-        wanted = sa.select(t.request).order_by(c.emergency.desc(), c.asked_at, c.id)
-        if account_id is not None:
-            wanted = wanted.where(c.account_id == account_id)
-        if open_only:
-            wanted = wanted.where(c.answer.is_(None))
+        wanted = _requests(of_account=account_id is not None, open_only=open_only)
         with self._store.read() as conn:
-            return tuple(_request(row) for row in conn.execute(wanted))
+            return tuple(_request(row) for row in conn.execute(wanted, {"account": account_id}))
 
     def request(self, request_id: int) -> Request:
         with self._store.read() as conn:
@@ -148,7 +144,7 @@ class PeoplePart(JournalPart):
             return {(row.account_id, row.user_id): t.place_from(row.place) for row in rows}
 
     def _request_row(self, conn: sa.Connection, request_id: int) -> sa.Row[Any]:
-        row = conn.execute(sa.select(t.request).where(t.request.c.id == request_id)).first()
+        row = conn.execute(t.select_of(t.request, "id"), t.key_values({"id": request_id})).first()
         if row is None:
             raise NotFoundError(f"there is no request {request_id}")
         return row
@@ -211,6 +207,15 @@ def _ask(conn: sa.Connection, account_id: AccountId, user_name: str, asked: Aske
         },
     )
     return request_id
+
+
+@cache
+def _requests(*, of_account: bool, open_only: bool) -> sa.Select[Any]:
+    c = t.request.c
+    wanted = sa.select(t.request).order_by(c.emergency.desc(), c.asked_at, c.id)
+    if of_account:
+        wanted = wanted.where(c.account_id == sa.bindparam("account"))
+    return wanted.where(c.answer.is_(None)) if open_only else wanted
 
 
 def _request(row: sa.Row[Any]) -> Request:

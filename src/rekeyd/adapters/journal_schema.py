@@ -10,6 +10,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -78,18 +79,46 @@ def folded(user_name: str) -> str:
     return user_name.casefold()
 
 
+def user_values(principal: Principal) -> dict[str, object]:
+    return {"account_id": principal.account_id, "user_id": principal.user_id}
+
+
 def is_user(table: sa.Table, principal: Principal) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.account_id == principal.account_id, table.c.user_id == principal.user_id)
 
 
 def put(conn: sa.Connection, table: sa.Table, keys: Mapping[str, object], values: Mapping[str, object]) -> None:
     """Update the row with these keys, or insert it. Inside a write transaction nobody comes between."""
-    matches = sa.and_(*(table.c[name] == value for name, value in keys.items()))
-    if values and conn.execute(sa.update(table).where(matches).values(**values)).rowcount:
+    if values and conn.execute(update_of(table, *keys), {**key_values(keys), **values}).rowcount:
         return
-    if not values and conn.execute(sa.select(sa.literal(1)).select_from(table).where(matches)).first():
+    if not values and conn.execute(select_of(table, *keys), key_values(keys)).first():
         return
-    conn.execute(sa.insert(table).values(**keys, **values))
+    conn.execute(insert_of(table), {**keys, **values})
+
+
+# Made once: building a statement costs more than running it, and every look runs some of these.
+@cache
+def update_of(table: sa.Table, *keys: str) -> sa.Update:
+    """Sets the columns of the parameters in the row with these keys, whose parameters are `key_values`."""
+    return sa.update(table).where(_matches(table, keys))
+
+
+def key_values(keys: Mapping[str, object]) -> dict[str, object]:
+    return {f"where_{name}": value for name, value in keys.items()}
+
+
+@cache
+def select_of(table: sa.Table, *keys: str) -> sa.Select[Any]:
+    return sa.select(table).where(_matches(table, keys))
+
+
+@cache
+def insert_of(table: sa.Table) -> sa.Insert:
+    return sa.insert(table)
+
+
+def _matches(table: sa.Table, keys: Iterable[str]) -> sa.ColumnElement[bool]:
+    return sa.and_(*(table.c[name] == sa.bindparam(f"where_{name}") for name in keys))
 
 
 metadata = sa.MetaData(

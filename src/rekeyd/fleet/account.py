@@ -64,11 +64,10 @@ class AccountWork:
     clock: Clock
     settings: FleetSettings
     around: Circumstances
-    previous: dict[str, PrincipalStatus] = field(default_factory=dict)
-    """The last status of each user, by UserId."""
     stop: threading.Event = field(default_factory=threading.Event)
     served_again_at: dict[int, datetime] = field(default_factory=dict)
     """Requests that only wait for time, by id: looking at them sooner would only cost calls."""
+    _previous: dict[str, PrincipalStatus] | None = None
 
     def work(
         self,
@@ -171,12 +170,11 @@ class AccountWork:
 
     def reconcile(self, principal: Principal, *, asked: Asked | None = None) -> Worked:
         """One principal, isolated. LeaseLostError and StoppingError come through."""
-        before = self.previous.get(principal.user_id)
         with bound(principal=principal.user_name):
             try:
-                known = self.lease.known(principal)
-                if asked is None and known.retry_at is not None and self.clock.now() < known.retry_at:
-                    return Worked(principal=principal, skipped=True, retry_at=known.retry_at)
+                failures, retry_at = self.lease.failures(principal)
+                if asked is None and retry_at is not None and self.clock.now() < retry_at:
+                    return Worked(principal=principal, skipped=True, retry_at=retry_at)
                 around = replace(self.around, gate=self.gates.gate(self.account_id))
                 outcome = self.reconciler.run(self.iam, self.lease, principal.user_name, around=around, asked=asked)
             except (LeaseLostError, StoppingError):
@@ -187,15 +185,15 @@ class AccountWork:
                 if isinstance(error.cause, LeaseLostError | StoppingError):
                     raise error.cause from error
                 return self._failed(
-                    principal, error, before, error.create_sent, None if error.look is None else error.look.seen
+                    principal, error, error.create_sent, None if error.look is None else error.look.seen
                 )
             except Error as error:
-                return self._failed(principal, error, before, create_sent=False, seen=None)
+                return self._failed(principal, error, create_sent=False, seen=None)
             except Exception as error:
                 log.exception(Event.PRINCIPAL_FAILED)
                 unforeseen = Error(f"{type(error).__name__} was not foreseen; see the log")
-                return self._failed(principal, unforeseen, before, create_sent=False, seen=None)
-            return self._succeeded(principal, outcome, known.failures)
+                return self._failed(principal, unforeseen, create_sent=False, seen=None)
+            return self._succeeded(principal, outcome, failures)
 
     def _succeeded(self, principal: Principal, outcome: Outcome, failures: int) -> Worked:
         if failures:
@@ -216,12 +214,11 @@ class AccountWork:
         self,
         principal: Principal,
         error: Error,
-        before: PrincipalStatus | None,
         create_sent: bool,  # noqa: FBT001 - internal
         seen: Observed | None,
     ) -> Worked:
         now = self.clock.now()
-        failures = self.lease.known(principal).failures + 1
+        failures = self.lease.failures(principal)[0] + 1
         retry_at = now + self.settings.backoff(failures)
         self.lease.failed(principal, error=error.message, retry_at=retry_at, counts_for_brake=create_sent, at=now)
         log.error(Event.PRINCIPAL_FAILED, error=error.message, hint=error.hint, failures=failures, retry_at=retry_at)
@@ -229,8 +226,15 @@ class AccountWork:
             self.gates.issued(self.account_id, principal.user_id, failed=True, detail=error.message)
         else:
             self.gates.canary_over(self.account_id)
+        before = self._before(principal)
         self.journal.save_status(_status_of_failure(principal, error, before, seen, retry_at, now))
         return Worked(principal=principal, error=error, retry_at=retry_at)
+
+    def _before(self, principal: Principal) -> PrincipalStatus | None:
+        """The user's status before this pass. Read when the first one fails, since most passes need none."""
+        if self._previous is None:
+            self._previous = {status.user_id: status for status in self.journal.statuses(self.account_id)}
+        return self._previous.get(principal.user_id)
 
     def _gone(self, principal: Principal) -> Worked:
         """Deleted between the scan and the look: whatever was open for it ends."""

@@ -275,7 +275,6 @@ class Fleet:
                 holder=lease.lease.holder,
                 lease_since=self._tenures.since(lease.lease, self.clock.now()),
             ),
-            previous={status.user_id: status for status in self.journal.statuses(account_id)},
             stop=self.stop,
             served_again_at=self._served_again_at,
         )
