@@ -320,6 +320,7 @@ class Doctor:
         """Each is sent a test message, past the journal: no alarm is touched, and the outbox knows nothing of it."""
         from rekeyd.adapters.channels import channels_of
         from rekeyd.app import channel_settings
+        from rekeyd.fleet.outbox import tried
 
         channels = channels_of(channel_settings(self._config), self._cloud.sessions)
         if not channels:
@@ -334,6 +335,7 @@ class Doctor:
             yield _heartbeat(Path(self._config.alarms.heartbeat_url_file))
 
 
+_CHANNEL = "check its address, its credentials and the network; `rekeyd alarms test` tries the channels alone"
 _AWS_POLICY = "`rekeyd policy aws` prints the policy that rekeyd needs"
 
 
@@ -356,7 +358,6 @@ def _writable(path: Path) -> Check:
         )
     return ok("journal", f"{path} can be written, schema {REVISIONS[-1]}")
 
-        from rekeyd.fleet.outbox import tried
 
 def _clock(name: str, whose: str, ours: datetime, theirs: datetime | None) -> Check:
     if theirs is None:
@@ -368,13 +369,6 @@ def _clock(name: str, whose: str, ours: datetime, theirs: datetime | None) -> Ch
     return warning(name, said, "set this machine's clock (NTP)") if apart > _CLOCK_WARNS else ok(name, said)
 
 
-_CHANNEL = "check its address, its credentials and the network; `rekeyd alarms test` tries the channels alone"
-def _checked(name: str, what: str, check: Callable[[], object]) -> Check:
-    try:
-        check()
-    except Error as error:
-        return failed(name, error.message, error.hint)
-    return ok(name, f"{what} can be read and written")
 def _heartbeat(url_file: Path) -> Check:
     from rekeyd.adapters.secret_file import read_secret_line
 
@@ -386,3 +380,9 @@ def _heartbeat(url_file: Path) -> Check:
     return ok("heartbeat", "its address can be read; only the daemon fetches it, after a pass that ended well")
 
 
+def _checked(name: str, what: str, check: Callable[[], object]) -> Check:
+    try:
+        check()
+    except Error as error:
+        return failed(name, error.message, error.hint)
+    return ok(name, f"{what} can be read and written")

@@ -69,7 +69,7 @@ class Postman:
 
     def findings(self) -> tuple[Finding, ...]:
         """Channels that people must hear of on the others. Raises JournalError."""
-        failing = [
+        return tuple(
             found(
                 FindingReason.CHANNEL_FAILING,
                 principal=state.name,
@@ -106,13 +106,15 @@ class Postman:
         for thread in threads:
             thread.join(max(until - self.clock.monotonic(), 0))
 
-    def _has_work(self, name: str) -> bool:
+    # below: in the channel's thread
+
+    def _has_work(self, channel: Channel) -> bool:
         """Cheap; a thread is only made for something to send."""
-        if name in self._untold:
+        if channel.name in self._untold:
             return True
         try:
             now = self.clock.now()
-            return self.journal.has_mail(name, at=now, ready_before=now - GATHER)
+            return self.journal.has_mail(channel.name, at=now, ready_before=now - GATHER)
         except JournalError:
             return False  # whoever writes to the journal reports it
 
