@@ -173,7 +173,13 @@ def _run_batch(task: Task[C]) -> list[Result[C]]:
 def _run_case(world: CrashWorld, case: C) -> Result[C]:
     if world.daemon is None or world.daemon.process.poll() is not None:
         world.start_daemon(ready=True)
-    life = world.begin(BY_NAME[case.cycle])
+    try:
+        life = world.begin(BY_NAME[case.cycle])
+    except AssertionError as error:
+        # One life that could not begin is a line of the table, and not the end of all others.
+        if world.daemon is not None:
+            world.daemon.stop(signal.SIGKILL)
+        return Result(case, 0, 0, 0.0, [f"it could not begin: {error}"])
     case.arm(world, life)
     life.cycle.begin(world, life)
     case.drive(world, life)

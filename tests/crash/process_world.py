@@ -43,6 +43,7 @@ _UNTOUCHED = (BYSTANDER, STRAY_OWNER)
 # Two cores shared by several such worlds; a life that is not disturbed takes three seconds.
 REST_LIMIT_SECONDS = 60.0
 _LATE_SECONDS = 2.0
+_KILL_LIMIT_SECONDS = 10.0
 _CONSUMER_INTERVAL_SECONDS = 0.1
 _OPERATION = "rekeyd-op/"
 _PACE: dict[str, object] = {
@@ -290,8 +291,12 @@ class CrashWorld:
             self._deliver(life)
         life.seconds = time.monotonic() - began
         for rule in life.rules:
-            life.struck += rule.fired
             rule.cancel()
+        for rule in life.rules:
+            if rule.fired:
+                # Its call may be on its way still: a kill belongs to this life, and not to the preparations of the next.
+                rule.hit.wait(_KILL_LIMIT_SECONDS)
+            life.struck += rule.fired
         self.judge(life)
 
     def _restart_if_killed(self, life: Life) -> None:
@@ -486,7 +491,7 @@ class CrashWorld:
 
 
 def _await_death(running: Running) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + _KILL_LIMIT_SECONDS
     while running.process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
 
