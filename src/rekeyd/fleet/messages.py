@@ -55,6 +55,7 @@ def trial_message(*, message_id: str, instance: str, at: datetime) -> Message:
             "instance": instance,
             "at": _time(at),
             "severity": RESOLVED,
+            "test": True,
             "announcements": 0,
             "alarms": [],
             "text": text,
@@ -62,7 +63,6 @@ def trial_message(*, message_id: str, instance: str, at: datetime) -> Message:
     )
 
 
-            "test": True,
 def _sorted(announcements: Iterable[Announcement]) -> tuple[Announcement, ...]:
     """Worst first, what is over last; what is about one alarm stays together, in its order.
 
