@@ -294,7 +294,7 @@ class CrashWorld:
             rule.cancel()
         for rule in life.rules:
             if rule.fired:
-                # Its call may be on its way still: a kill belongs to this life, and not to the preparations of the next.
+                # Its call may be on its way still: a kill belongs to this life, not to the next one's beginning.
                 rule.hit.wait(_KILL_LIMIT_SECONDS)
             life.struck += rule.fired
         self.judge(life)
