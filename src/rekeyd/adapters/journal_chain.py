@@ -148,9 +148,9 @@ def _short(value: str | int | None) -> str | int | None:
 
 _META = sa.select(t.meta.c.value).where(t.meta.c.name == sa.bindparam("name"))
 _NEWEST = sa.select(t.event.c.seq, t.event.c.hash).order_by(t.event.c.seq.desc()).limit(1)
+_HASH = sa.select(t.event.c.hash).where(t.event.c.seq == sa.bindparam("seq"))
 _INSERT_EVENT = sa.insert(t.event)
 _RAW_EVENTS = sa.select(
-_HASH = sa.select(t.event.c.hash).where(t.event.c.seq == sa.bindparam("seq"))
     *(sa.type_coerce(c, sa.Text).label(c.name) if c.name == "at" else c for c in t.event.c)
 ).order_by(t.event.c.seq)
 
