@@ -1,0 +1,12 @@
+path "secret/data/aws/111122223333/+" { capabilities = ["create", "read", "update"] }
+path "secret/metadata/aws/111122223333/+" { capabilities = ["create", "read", "update", "patch"] }
+path "secret/destroy/aws/111122223333/+" { capabilities = ["update"] }
+path "secret/data/aws/444455556666/+" { capabilities = ["create", "read", "update"] }
+path "secret/metadata/aws/444455556666/+" { capabilities = ["create", "read", "update", "patch"] }
+path "secret/destroy/aws/444455556666/+" { capabilities = ["update"] }
+path "secret/data/rekeyd/default" { capabilities = ["create", "read", "update"] }
+path "secret/metadata/rekeyd/default" { capabilities = ["read"] }
+path "auth/token/lookup-self" { capabilities = ["read"] }
+path "auth/token/renew-self" { capabilities = ["update"] }
+path "auth/token/revoke-self" { capabilities = ["update"] }
+path "sys/capabilities-self" { capabilities = ["update"] }
