@@ -14,23 +14,24 @@ from rekeyd import logs
 from tests.year.simulation import Figures, Year
 
 
-def run(seed: int, *, users: int, days: int) -> tuple[Figures, float]:
-    """The year's figures, and how many seconds it took."""
+def run(seed: int, *, users: int, days: int) -> tuple[Figures, float, float]:
+    """The year's figures, how many seconds it took, and how many of them this process had a processor."""
     logs.configure(level="critical", stream=StringIO())
     # A year makes few cycles and keeps many objects: the usual thresholds spend a tenth of it on looking for garbage.
     gc.set_threshold(50_000, 20, 20)
     began = time.monotonic()
-    return Year(seed=seed, users=users, days=days).run(), time.monotonic() - began
+    figures = Year(seed=seed, users=users, days=days).run()
+    return figures, time.monotonic() - began, time.process_time()
 
 
-def report(figures: Figures, seconds: float) -> str:
+def report(figures: Figures, seconds: float, busy: float) -> str:
     counted = ", ".join(f"{n} {what}" for what, n in sorted(figures.counts.items()))
     return (
         f"seed {figures.seed}: {figures.users} users, {figures.days} days, {figures.steps} looks with {figures.calls} "
         f"calls in {figures.passes} passes, {figures.faults} faults injected, {figures.counts['rotations']} rotations, "
-        f"{len(figures.violations)} violations, {seconds:.0f} s\n"
-        f"  oldest active key of {figures.undisturbed} undisturbed users: {figures.oldest} ({figures.oldest_of}; "
-        f"{figures.oldest_share:.1%})\n  {counted}"
+        f"{len(figures.violations)} violations, {seconds:.0f} s ({busy:.0f} s of processor)\n"
+        f"  oldest active key of {figures.undisturbed} users whom people left alone: {figures.oldest_of}\n"
+        f"  and where rekeyd was held up: {figures.latest_of}\n  {counted}"
     )
 
 
@@ -43,14 +44,11 @@ def main(arguments: list[str]) -> int:
     broken = 0
     workers = min(len(options.seeds), len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        for figures, seconds in pool.map(partial(run, users=options.users, days=options.days), options.seeds):
-            print(report(figures, seconds), flush=True)
+        for figures, seconds, busy in pool.map(partial(run, users=options.users, days=options.days), options.seeds):
+            print(report(figures, seconds, busy), flush=True)
             for text in figures.violations[:20]:
                 print(f"    {text}")
-            too_old = figures.oldest_share > 1
-            if too_old:
-                print("    P10: an undisturbed user's key outlived max_age")
-            broken += len(figures.violations) + too_old
+            broken += len(figures.violations)
     return 1 if broken else 0
 
 

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from rekeyd.core.model import AccountId, KeyStatus, Principal, UserId
 from rekeyd.core.policy import Adopt, Match, Policy, Repair, StillUsed, lead_time, step_time
 from rekeyd.core.reasons import Reason
+from rekeyd.core.state import State
 from rekeyd.errors import Error, JournalError, OutcomeUnknownError, StoppingError, TemporaryError
 from rekeyd.fleet.account import Worked
 from rekeyd.fleet.passes import Places
@@ -41,7 +42,7 @@ _LEAD = lead_time(
         verify_first=timedelta(seconds=3), verify_timeout=timedelta(minutes=2), publish_timeout=timedelta(minutes=10)
     ),
 )
-# Postponed by something that a person can read: then `max_age` may be exceeded (P10).
+# Postponed by something that a person can read: so much longer may a key live (P10).
 _READABLE = frozenset({Reason.BRAKED, Reason.FROZEN, Reason.STILL_USED, Reason.LAST_USE_UNKNOWN})
 # Refusals that an outage explains: looked at again soon. The others wait for a person, and for the drift look.
 _PASSING = frozenset(
@@ -93,6 +94,18 @@ def _in_batches(again: datetime, now: datetime) -> datetime:
     return later.replace(hour=later.hour - later.hour % BATCH, minute=0, second=0, microsecond=0)
 
 
+@dataclass(slots=True, kw_only=True)
+class HeldUp:
+    since: datetime | None = None
+    """None: not at present."""
+    spent: timedelta = timedelta(0)
+    """Before `since`."""
+    why: str = ""
+
+    def until(self, now: datetime) -> timedelta:
+        return self.spent + (now - self.since if self.since is not None else timedelta(0))
+
+
 def _row(user: UserState) -> frozenset[object]:
     return frozenset((key.id, key.status) for key in user.keys.values())
 
@@ -114,6 +127,9 @@ class Figures:
     oldest_of: str = ""
     oldest_share: float = 0.0
     """Of its policy's max_age."""
+    latest_of: str = ""
+    """The oldest of a user whose looks failed, or gave a reason that a person can read."""
+    latest_share: float = 0.0
 
     @property
     def faults(self) -> int:
@@ -132,8 +148,8 @@ class Year:
     people: People = field(init=False)
     disturbed: set[UserId] = field(default_factory=set)
     """Whom people interfered with; faults do not count."""
-    waited: set[UserId] = field(default_factory=set)
-    """Whose look gave a reason to wait that a person can read, until the next publication."""
+    held_up: dict[UserId, HeldUp] = field(default_factory=dict)
+    """Whose looks failed, or gave a reason to wait that a person can read, until they are fresh again."""
     next_at: dict[UserId, datetime] = field(default_factory=dict)
     consumers: dict[UserId, tuple[Consumer, timedelta, datetime]] = field(default_factory=dict)
     places: Places = field(init=False)
@@ -345,14 +361,22 @@ class Year:
         else:
             self.next_at[user_id] = min(_in_batches(again, now), now + 10 * DAY)
         self.figures.counts["rotations"] += one.published
-        if one.published:
-            self.waited.discard(user_id)
-        if one.error is not None:
-            self.figures.counts["failed looks"] += 1
-        if one.outcome is not None and one.outcome.rest.reason in _READABLE:
-            self.waited.add(user_id)
+        self.figures.counts["failed looks"] += one.error is not None
+        self._note_delay(one, now)
         if one.gone:
             self.next_at.pop(user_id, None)
+
+    def _note_delay(self, one: Worked, now: datetime) -> None:
+        user_id, held_up = one.principal.user_id, self.held_up.get(one.principal.user_id)
+        if one.outcome is None or one.outcome.rest.reason in _READABLE | _PASSING:
+            why = "a step failed" if one.outcome is None else one.outcome.rest.reason
+            held_up = self.held_up.setdefault(user_id, HeldUp())
+            held_up.since, held_up.why = held_up.since or now, why
+        elif held_up is not None:
+            held_up.spent = held_up.until(now)
+            held_up.since = None
+            if one.outcome.state == State.FRESH:
+                del self.held_up[user_id]
 
     def _check(self) -> None:
         """Everybody, changed or not."""
@@ -397,13 +421,23 @@ class Year:
     def _measure(self) -> None:
         now = self.world.clock.now()
         for user in self.world.aws.users():
-            if user.user_id in self.disturbed or user.user_id in self.waited:
-                continue
             chosen = self.rig._policy_of(user.principal)
-            if chosen is None:
+            if user.user_id in self.disturbed or chosen is None:
                 continue
+            held_up = self.held_up.get(user.user_id)
             for key in user.keys.values():
-                age = now - key.created_at
-                if key.status is KeyStatus.ACTIVE and age / chosen.max_age > self.figures.oldest_share:
-                    self.figures.oldest_share = age / chosen.max_age
-                    self.figures.oldest, self.figures.oldest_of = age, f"{user.name}, max_age {chosen.max_age.days}d"
+                if key.status is KeyStatus.ACTIVE:
+                    self._measure_key(user, now - key.created_at, chosen.max_age, held_up)
+
+    def _measure_key(self, user: UserState, age: timedelta, max_age: timedelta, held_up: HeldUp | None) -> None:
+        figures, share, now = self.figures, age / max_age, self.world.clock.now()
+        text = f"{user.name}: {age} of {max_age.days} days, {share:.1%}"
+        if held_up is None:
+            if share > figures.oldest_share:
+                figures.oldest_share, figures.oldest, figures.oldest_of = share, age, text
+        elif share > figures.latest_share:
+            figures.latest_share, figures.latest_of = share, f"{text}; {held_up.until(now)} for: {held_up.why}"
+        if age - (held_up.until(now) if held_up is not None else timedelta(0)) > max_age:
+            figures.violations.append(
+                f"P10 {user.account.id}/{user.name} at {now}: a key is {age} old without a reason"
+            )
