@@ -111,8 +111,9 @@ class TokenFile:
         seen = found.part("data")
         if not found.ok or seen is None:
             # Without the default policy a token may not look itself up and is good all the same.
+            why = ": Vault is sealed" if found.says("Vault is sealed") else ""
             self.problem = TemporaryError(
-                f"the Vault token in {self._path} cannot be looked up ({found.status})",
+                f"the Vault token in {self._path} cannot be looked up ({found.status}){why}",
                 hint="check the agent that writes the file, or grant the token auth/token/lookup-self",
             )
             return now + (_LOOK_AGAIN if found.status == 403 else _RETRY)
@@ -287,7 +288,8 @@ class LoggedIn:
     def _refusal(self, answer: Answer, credential: Secret | None, now: datetime) -> Error:
         said = f"the login to Vault by {self._login.method}"
         if answer.status not in {400, 403, 404}:
-            return TemporaryError(f"{said} was answered with {answer.status}")
+            why = ": Vault is sealed" if answer.says("Vault is sealed") else ""
+            return TemporaryError(f"{said} was answered with {answer.status}{why}")
         self._refused_at.append(now)
         self._refused_credential = credential
         return RefusedError(
