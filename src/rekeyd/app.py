@@ -290,6 +290,7 @@ def vault_settings(config: Config) -> VaultSettings:
         client_key_file=_path(vault.client_key_file),
         pool_size=config.fleet.max_parallel,
         allow_http=vault.allow_http,
+        proxy=vault.proxy,
     )
 
 

@@ -4,6 +4,7 @@ import http.server
 import json
 import ssl
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -77,6 +78,7 @@ class TlsServer(http.server.ThreadingHTTPServer):
         self.callers: list[str] = []
         """The common name of the client certificate; empty: none."""
         self.bodies: list[object] = []
+        self.headers: list[Mapping[str, str]] = []
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
@@ -115,6 +117,7 @@ class _TlsHandler(http.server.BaseHTTPRequestHandler):
     def _say(self, answer: object) -> None:
         peer = self.connection.getpeercert()
         subject = dict(part[0] for part in peer["subject"]) if peer else {}
+        self.server.headers.append(dict(self.headers))
         self.server.callers.append(subject.get("commonName", ""))
         content = json.dumps(answer).encode()
         self.send_response(200)

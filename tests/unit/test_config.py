@@ -270,6 +270,12 @@ WRONG_VAULT = {
         "vault.client_cert_file",
         "together",
     ),
+    "a proxy for plain http": (
+        'address = "http://127.0.0.1:8200"\nproxy = "http://p:3128"',
+        "vault.proxy",
+        "would read every secret",
+    ),
+    "a proxy without a port": ('address = "https://v"\nproxy = "http://p"', "vault.proxy", "not http://host:port"),
     "an unknown placeholder": (
         'address = "https://v"\npath = "aws/{user}"',
         "vault.path",
@@ -526,6 +532,19 @@ def test_a_password_in_vaults_address_is_refused_and_not_shown() -> None:
     found = problems(VAULT.replace("vault.example", "u:hunter2@vault.example"))
     assert [problem.key for problem in found] == ["vault.address"]
     assert "hunter2" not in str(found[0])
+
+
+def test_a_password_in_a_proxys_address_is_refused_with_the_next_step_and_not_shown() -> None:
+    (problem,) = problems(VAULT.replace("[vault.auth]", 'proxy = "http://u:hunter2@proxy:3128"\n[vault.auth]'))
+    assert (problem.key, problem.value) == ("vault.proxy", None)
+    assert "a forwarder on this machine that logs in" in (problem.hint or "")
+    assert "hunter2" not in str(problem)
+
+
+def test_a_proxy_reaches_the_adapter() -> None:
+    text = VAULT.replace("[vault.auth]", 'proxy = "http://proxy:3128"\n[vault.auth]')
+    assert vault_settings(config.parse(text, {})).proxy == "http://proxy:3128"
+    assert vault_settings(config.parse(VAULT, {"HTTPS_PROXY": "http://proxy:3128"})).proxy is None
 
 
 def test_a_secret_in_text_that_is_not_toml_is_not_shown() -> None:

@@ -1,6 +1,7 @@
 """How rekeyd reaches Vault or OpenBao and who it is there.
 
-Nothing is picked up from the surroundings: no `VAULT_TOKEN`, no `~/.vault-token`, no proxy, no netrc.
+Nothing is picked up from the surroundings: no `VAULT_TOKEN`, no `~/.vault-token`, no proxy of `HTTPS_PROXY` and
+its like, no netrc. A proxy is used when `VaultSettings` names one; netrc never.
 Secrets are only named by the file that holds them.
 """
 
@@ -94,6 +95,8 @@ class VaultSettings:
     """Connections kept open, and calls at the same time; as many as there are workers."""
     allow_http: bool = False
     """Whether plain http to another host than this one is accepted."""
+    proxy: str | None = None
+    """`http://host:port` of a proxy that opens tunnels (CONNECT); None: straight to the address."""
 
 
 def checked_address(settings: VaultSettings) -> str:
@@ -113,7 +116,33 @@ def checked_address(settings: VaultSettings) -> str:
             f'vault.address = "{address}" would send secrets in clear',
             hint="use https, or set vault.allow_http = true if something else encrypts the way",
         )
+    if settings.proxy is not None and (problem := proxy_problem(settings.proxy, address)) is not None:
+        raise ConfigError(f"vault.proxy {problem[0]}", hint=problem[1])
     return address
+
+
+def proxy_problem(proxy: str, address: str) -> tuple[str, str] | None:
+    """What is wrong with this proxy, without showing it, and what to do. None: nothing."""
+    try:
+        parts, port = urlsplit(proxy), urlsplit(proxy).port
+    except ValueError:
+        return "is no address", _PROXY_FORM
+    if parts.username is not None or parts.password is not None:
+        return (
+            "holds a user name or a password",
+            "let the proxy admit this machine by its address, or name a forwarder on this machine that logs in to it",
+        )
+    if parts.scheme != "http" or not parts.hostname or not port or parts.path.strip("/") or parts.query:
+        return "is not http://host:port", _PROXY_FORM
+    if not address.startswith("https://"):
+        return (
+            "would read every secret, since vault.address is plain http",
+            "use https for vault.address: the proxy then opens a tunnel and sees nothing of what passes",
+        )
+    return None
+
+
+_PROXY_FORM = "write it like http://proxy.example:3128; what passes is encrypted from rekeyd to Vault all the same"
 
 
 def _loopback(host: str) -> bool:

@@ -6,7 +6,8 @@
     RefusedError               nothing was sent, and it would fail again (certificates)
 
 urllib3 is used below hvac's API classes, not requests: requests follows 307 and 308 to any host with the token and
-the body, reads netrc and proxies, and its time-out starts anew with every byte.
+the body, reads netrc and proxies, and its time-out starts anew with every byte. A proxy that the settings
+name is asked for a tunnel: token, bodies and certificates are between rekeyd and Vault alone.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import SSLError as WrappedSSLError
+from urllib3.util import parse_url
 
 from rekeyd.adapters.vault_settings import VaultSettings, checked_address
 from rekeyd.errors import OutcomeUnknownError, RefusedError, TemporaryError
@@ -117,13 +119,16 @@ def _begin() -> None:
     _exchange.sent = True
 
 
+def _bounded(plain: socket.socket) -> socket.socket:
+    timeout = plain.gettimeout()
+    bounded = _PlainSocket(fileno=plain.detach())
+    bounded.settimeout(timeout)
+    return bounded
+
+
 class _PlainConnection(HTTPConnection):
     def _new_conn(self) -> socket.socket:
-        plain = super()._new_conn()
-        timeout = plain.gettimeout()
-        bounded = _PlainSocket(fileno=plain.detach())
-        bounded.settimeout(timeout)
-        return bounded
+        return _bounded(super()._new_conn())
 
     def send(self, data: Any) -> None:
         if self.sock is None:
@@ -133,10 +138,24 @@ class _PlainConnection(HTTPConnection):
 
 
 class _TlsConnection(HTTPSConnection):
+    _asks_proxy = False
+
+    def _new_conn(self) -> socket.socket:
+        # Of a proxy the first answer comes in clear, and it may trickle, too.
+        return super()._new_conn() if self.proxy is None else _bounded(super()._new_conn())
+
+    def _tunnel(self) -> None:
+        self._asks_proxy = True
+        try:
+            super()._tunnel()
+        finally:
+            self._asks_proxy = False
+
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        _begin()
+        if not self._asks_proxy:  # what the proxy is asked, Vault never sees
+            _begin()
         super().send(data)
 
 
@@ -212,8 +231,10 @@ class Wire:
             )
             return OutcomeUnknownError(f"Vault at {self.address} gave {what}")
         what = f"no connection within {limit:.3g} s" if isinstance(cause, TimeoutError) else _text(cause)
+        by = "" if self._settings.proxy is None else f" through the proxy {self._settings.proxy}"
         return TemporaryError(
-            f"Vault at {self.address} cannot be reached: {what}", hint="check vault.address, the network and the server"
+            f"Vault at {self.address} cannot be reached{by}: {what}",
+            hint=f"check vault.address{', vault.proxy' if by else ''}, the network and the server",
         )
 
     def _untrusted(self, cause: Exception) -> RefusedError:
@@ -242,7 +263,8 @@ class Wire:
         host, size = self._parts.hostname or "", self._settings.pool_size
         if self._parts.scheme == "http":
             return _PlainPool(host, self._parts.port, maxsize=size, block=True)
-        return _TlsPool(host, self._parts.port, maxsize=size, block=True, ssl_context=self._context())
+        proxy = None if self._settings.proxy is None else parse_url(self._settings.proxy)
+        return _TlsPool(host, self._parts.port, maxsize=size, block=True, ssl_context=self._context(), _proxy=proxy)
 
     def _context(self) -> ssl.SSLContext:
         settings = self._settings

@@ -174,6 +174,8 @@ class VaultSettings(Settings):
     """Else $VAULT_CLIENT_KEY: the key of client_cert_file."""
     allow_http: Flag = False
     """Speak http without TLS to a Vault on another machine. Every secret would cross the network readable."""
+    proxy: str | None = None
+    """http://host:port of a proxy that opens tunnels (CONNECT). None: none; HTTPS_PROXY is never read, nor netrc."""
     mount: VaultPath = "secret"
     """Where the KV v2 engine is mounted."""
     path: PathTemplate = "aws/{account_id}/{user_name}"

@@ -10,6 +10,7 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from rekeyd.adapters.vault_fields import check_template, is_field_name
+from rekeyd.adapters.vault_settings import proxy_problem
 from rekeyd.adapters.windows import WindowError
 from rekeyd.config.durations import format_duration
 from rekeyd.config.models import AuthMethod, AuthSettings, Config, FieldSettings, MatchSettings, PolicySettings
@@ -84,6 +85,10 @@ def _vault_address(config: Config) -> Iterator[Disagreement]:
         )
     if parts.path.strip("/"):
         yield Disagreement(at=at, message="has a path", hint="only the address: https://vault.example:8200")
+    proxy = config.vault.proxy
+    if proxy is not None and (problem := proxy_problem(proxy, config.vault.address)) is not None:
+        message, hint = problem
+        yield Disagreement(at=("vault", "proxy"), message=message, hint=hint, secret="@" in proxy)
     if (config.vault.client_cert_file is None) != (config.vault.client_key_file is None):
         given = "client_cert_file" if config.vault.client_key_file is None else "client_key_file"
         yield Disagreement(
