@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rekeyd.adapters.aws_accounts import AwsCloud
 from rekeyd.adapters.aws_session import AccountSettings, AwsSettings, OrganizationSettings
+from rekeyd.adapters.channel_owners import OwnerSettings, OwnerWays
 from rekeyd.adapters.channels import ChannelSettings, channels_of
 from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.heartbeat import Heartbeat
@@ -34,6 +35,7 @@ from rekeyd.fleet.alarms import AlarmKeeper, LogNotifier
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.mark import MarkKeeper
 from rekeyd.fleet.outbox import Postman, names_of
+from rekeyd.fleet.owners import OwnerDesk
 from rekeyd.fleet.passes import Fleet
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.reconcile.execute import Executor
@@ -154,10 +156,13 @@ def assembled(config: Config, *, clock: SystemClock, journal: SqlJournal, vault:
     reconciler = Reconciler(observer=Observer(vault=vault, clock=clock, rules=rules), executor=executor)
     # The addresses are read from files; a journal that is only read has nothing to tell anybody.
     channels = () if journal.read_only else channels_of(channel_settings(config), cloud.sessions)
+    owners = None if journal.read_only else OwnerWays(owner_settings(config))
     postman = Postman(
         journal=journal,
         clock=clock,
         channels=channels,
+        owners=owners,
+        link=config.alarms.link,
         instance=config.journal.instance,
         names=lambda: {each.account_id: each.alias for each in journal.account_statuses() if each.alias},
     )
@@ -179,6 +184,7 @@ def assembled(config: Config, *, clock: SystemClock, journal: SqlJournal, vault:
             channels=names_of(channels),
             unwritten=postman.send_unwritten,
         ),
+        owners=owner_desk(config, journal, clock, owners),
         passed_well=heartbeat.wish,
         actor=actor,
         stop=clock.stopping,
@@ -252,6 +258,26 @@ def channel_settings(config: Config) -> ChannelSettings:
         sns_topic_arn=alarms.sns_topic_arn,
         webhook_url_file=_path(alarms.webhook_url_file),
         webhook_secret_file=_path(alarms.webhook_secret_file),
+    )
+
+
+def owner_settings(config: Config) -> OwnerSettings:
+    return OwnerSettings(
+        urls_file=_path(config.owners.urls_file),
+        webhook_url_file=_path(config.alarms.webhook_url_file) if config.owners.webhook else None,
+        webhook_secret_file=_path(config.alarms.webhook_secret_file) if config.owners.webhook else None,
+    )
+
+
+def owner_desk(config: Config, journal: SqlJournal, clock: SystemClock, ways: OwnerWays | None) -> OwnerDesk | None:
+    if ways is None:
+        return None
+    return OwnerDesk(
+        journal=journal,
+        clock=clock,
+        channels=ways,
+        tag=config.owners.tag,
+        notify_before=config.owners.notify_before,
     )
 
 

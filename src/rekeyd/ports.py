@@ -534,6 +534,8 @@ class Alarm:
     """A person knows of it: until then it is not repeated. It stays open, and as severe as it is."""
     acknowledged_by: str | None = None
     acknowledged_because: str | None = None
+    owner: str | None = None
+    """Whom it is told, by the user's tag; None: whoever reads the channels. Only of `Notice.OWNER`."""
 
     def state(self, now: datetime) -> AlarmState:
         return state_of(
@@ -565,6 +567,16 @@ class Announcement:
     kind: Notice
     alarm: Alarm
     at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerNotice:
+    """What the owner of a user is told: once for a reason and a key."""
+
+    user_id: UserId
+    key: str
+    """The access key ID that it is about."""
+    announcement: Announcement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -605,6 +617,24 @@ class Message:
     text: str
     document: Mapping[str, object]
     """The same for programs."""
+
+
+class OwnerChannels(Protocol):
+    """Ways to the owners of users; each owner has a channel of its own, so that none waits for another's."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the ways. A channel's name is that of its way, a colon, and the owner."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why nobody can be told, though somebody should be; None: somebody can."""
+
+    def names_for(self, owner: str) -> tuple[str, ...]:
+        """Channels to this owner; empty: no way can take such an owner."""
+
+    def channel(self, name: str) -> "Channel | None":
+        """None: no such way, or not any more."""
 
 
 class Channel(Protocol):
@@ -797,4 +827,23 @@ class Journal(Protocol):
     def channel_states(self) -> tuple[ChannelState, ...]: ...
 
     def drop_channels(self, keep: Sequence[str], *, at: datetime) -> int:
-        """Forget channels that are not configured any more; returns how many announcements went with them."""
+        """Forget channels that are not configured any more; returns how many announcements went with them.
+
+        Where a way to owners is kept, so are the channels to its owners.
+        """
+
+    # owners of users
+    def owner_notices(self, account_id: AccountId) -> frozenset[tuple[UserId, str, str]]:
+        """What owners were told, or could not be told: (user, reason, key)."""
+
+    def tell_owner(self, notice: OwnerNotice, channels: Sequence[str], *, at: datetime) -> bool:
+        """Put it into the outbox of each channel, and remember that; False: it was told before.
+
+        No channels: it is remembered, and in the audit trail, that nobody could be told.
+        """
+
+    def ready_channels(self, *, at: datetime, ready_before: datetime) -> tuple[str, ...]:
+        """All for which `take_batch` would give something now."""
+
+    def drop_owner_mail(self, ways: Sequence[str], *, before: datetime, at: datetime) -> int:
+        """What owners could not be told since `before` is given up; returns how many announcements."""

@@ -165,6 +165,36 @@ WRONG = {
         "never closed",
         None,
     ),
+    "a link with a placeholder that nothing fills": (
+        "[alarms]\nlink = 'https://wiki.example/{runbook}'",
+        "alarms.link",
+        "has the unknown placeholder {runbook}",
+        "known: {reason}, {account_id}, {alarm_id}",
+    ),
+    "a link with a password": (
+        "[alarms]\nlink = 'https://a:b@wiki.example/'",
+        "alarms.link",
+        "holds a user name or a password",
+        None,
+    ),
+    "a link to a place of a placeholder's choice": (
+        "[alarms]\nlink = 'https://{reason}.example/'",
+        "alarms.link",
+        "is not a URL with https://",
+        "https://wiki.example/rekeyd/{reason}",
+    ),
+    "a link that is a script": (
+        "[alarms]\nlink = 'javascript:alert(1)'",
+        "alarms.link",
+        "is not a URL with https://",
+        "https://wiki.example/rekeyd/{reason}",
+    ),
+    "owners by a webhook that is not there": (
+        "[owners]\nwebhook = true",
+        "owners.webhook",
+        "needs alarms.webhook_url_file",
+        None,
+    ),
     "an empty condition": (POLICY + "match = { users = [] }", "policies[0].match.users", "is empty", "leave it out"),
     "an account that is not ours": (
         "[[aws.accounts]]\nid='111122223333'\n" + POLICY + "match = { accounts = ['444455556666'] }",

@@ -74,6 +74,8 @@ class Recorded(StrEnum):
     ALARM_ACKNOWLEDGED = "alarm.acknowledged"
     NOTIFICATION_SENT = "notification.sent"
     NOTIFICATION_DROPPED = "notification.dropped"
+    OWNER_TOLD = "owner.told"
+    OWNER_UNTOLD = "owner.untold"
     EXPOSURE_TOLD = "exposure.told"
     EXPOSURE_ENDED = "exposure.ended"
 

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import JournalPart, Recorded, append_event
+from rekeyd.core.model import AccessKeyId, AccountId, UserId
 from rekeyd.core.notice import Notice
-from rekeyd.ports import Alarm, Announcement, Batch, ChannelState
+from rekeyd.ports import Alarm, Announcement, Batch, ChannelState, OwnerNotice
 
 # A message about more than this is read by nobody; the rest follows in the next one.
 _MOST = 1000
@@ -114,20 +115,90 @@ class OutboxPart(JournalPart):
         )
 
     def drop_channels(self, keep: Sequence[str], *, at: datetime) -> int:
+        def strange_in(column: sa.Column[str]) -> sa.ColumnElement[bool]:
+            return sa.and_(column.not_in(keep), sa.not_(_of_ways(column, keep)))
+
         strange = (
             sa.select(t.channel.c.name)
-            .where(t.channel.c.name.not_in(keep))
-            .union_all(sa.select(t.outbox.c.channel).where(t.outbox.c.channel.not_in(keep)))
+            .where(strange_in(t.channel.c.name))
+            .union_all(sa.select(t.outbox.c.channel).where(strange_in(t.outbox.c.channel)))
         )
         with self._store.read() as conn:
             if conn.execute(strange.limit(1)).first() is None:
                 return 0
         with self._store.write() as conn:
-            gone = conn.execute(sa.delete(t.outbox).where(t.outbox.c.channel.not_in(keep))).rowcount
-            conn.execute(sa.delete(t.channel).where(t.channel.c.name.not_in(keep)))
+            gone = conn.execute(sa.delete(t.outbox).where(strange_in(t.outbox.c.channel))).rowcount
+            conn.execute(sa.delete(t.channel).where(strange_in(t.channel.c.name)))
             if gone:
                 append_event(conn, Recorded.NOTIFICATION_DROPPED, at=at, actor="daemon", detail={"announcements": gone})
             return gone
+
+    def owner_notices(self, account_id: AccountId) -> frozenset[tuple[UserId, str, str]]:
+        c = t.owner_notice.c
+        wanted = sa.select(c.user_id, c.reason, c.key_id).where(c.account_id == account_id)
+        with self._store.read() as conn:
+            return frozenset((row.user_id, row.reason, row.key_id) for row in conn.execute(wanted))
+
+    def tell_owner(self, notice: OwnerNotice, channels: Sequence[str], *, at: datetime) -> bool:
+        c, alarm = t.owner_notice.c, notice.announcement.alarm
+        marks = {
+            "account_id": alarm.account_id,
+            "user_id": notice.user_id,
+            "reason": alarm.reason,
+            "key_id": notice.key,
+        }
+        with self._store.write() as conn:
+            known = sa.select(c.told_at).where(*(c[name] == value for name, value in marks.items()))
+            if conn.execute(known).first() is not None:
+                return False
+            owner = alarm.owner or ""
+            conn.execute(sa.insert(t.owner_notice).values(**marks, owner=owner[: t.MAX_TEXT], told_at=at))
+            put_into_outbox(conn, [notice.announcement], channels)
+            append_event(
+                conn,
+                Recorded.OWNER_TOLD if channels else Recorded.OWNER_UNTOLD,
+                at=at,
+                actor="daemon",
+                account_id=alarm.account_id,
+                user_name=alarm.principal,
+                access_key_id=AccessKeyId(notice.key),
+                detail={"owner": owner[: t.MAX_TEXT], "about": alarm.reason},
+            )
+            return True
+
+    def ready_channels(self, *, at: datetime, ready_before: datetime) -> tuple[str, ...]:
+        o, c = t.outbox.c, t.channel.c
+        wanted = (
+            sa.select(o.channel)
+            .distinct()
+            .outerjoin_from(t.outbox, t.channel, c.name == o.channel)
+            .where(
+                sa.or_(o.batch.is_not(None), o.at <= ready_before),
+                c.busy.is_(None),
+                sa.or_(c.retry_at.is_(None), c.retry_at <= at),
+            )
+            .order_by(o.channel)
+        )
+        with self._store.read() as conn:
+            return tuple(conn.execute(wanted).scalars())
+
+    def drop_owner_mail(self, ways: Sequence[str], *, before: datetime, at: datetime) -> int:
+        o, c = t.outbox.c, t.channel.c
+        failing = sa.select(c.name).where(_of_ways(c.name, ways), c.busy.is_(None), c.failing_since <= before)
+        with self._store.read() as conn:
+            names = tuple(conn.execute(failing).scalars())
+        if not names:
+            return 0
+        with self._store.write() as conn:
+            gone = conn.execute(sa.delete(t.outbox).where(o.channel.in_(names))).rowcount
+            conn.execute(sa.delete(t.channel).where(c.name.in_(names)))
+            append_event(conn, Recorded.NOTIFICATION_DROPPED, at=at, actor="daemon", detail={"announcements": gone})
+            return gone
+
+
+def _of_ways(column: sa.Column[str], ways: Sequence[str]) -> sa.ColumnElement[bool]:
+    """Channels to owners."""
+    return sa.or_(sa.false(), *(column.startswith(f"{way}:", autoescape=True) for way in ways))
 
 
 def put_into_outbox(conn: sa.Connection, announcements: Sequence[Announcement], channels: Sequence[str]) -> None:

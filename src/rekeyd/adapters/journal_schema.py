@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from rekeyd.core.model import AccessKeyId, Place, Principal
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every schema that this program knows, oldest first; a test compares it with `rekeyd/migrations/versions`."""
 
 MAX_TEXT = 500
@@ -397,6 +397,18 @@ outbox = sa.Table(
     _text("batch", null=True),
     sa.Index("ix_outbox_channel", "channel", "id"),
     sqlite_autoincrement=True,
+)
+
+# What owners of users were told, or could not be told (no channel). `key_id` is the access key that it was about.
+owner_notice = sa.Table(
+    "owner_notice",
+    metadata,
+    _text("account_id", primary_key=True),
+    _text("user_id", primary_key=True),
+    _text("reason", primary_key=True),
+    _text("key_id", primary_key=True),
+    _text("owner"),
+    _time("told_at", null=False),
 )
 
 # Access keys that a person said are in wrong hands.

@@ -20,6 +20,7 @@ from rekeyd.config.values import (
     Flag,
     HttpUrl,
     IamPath,
+    LinkTemplate,
     Listen,
     Name,
     PathTemplate,
@@ -300,6 +301,21 @@ class AlarmSettings(Settings):
     """A file with the secret that the webhook's messages are signed with (HMAC-SHA256)."""
     heartbeat_url_file: FilePath | None = None
     """A file with a URL that is fetched after each pass that ended well: a dead-man's switch."""
+    link: LinkTemplate | None = None
+    """A page of yours that every message links to; {reason}, {account_id} and {alarm_id} are filled in."""
+
+
+class OwnerSettings(Settings):
+    """Owners of users: told of rotations ahead and of old keys that are still used, each once."""
+
+    tag: TagKey = "owner"
+    """The tag of a user that names its owner: an e-mail address, or a name that a URL of urls_file takes."""
+    notify_before: DurationOrZero = timedelta(days=7)
+    """How long before a rotation its owner is told. "0s": not before it."""
+    urls_file: FilePath | None = None
+    """A file with Apprise URLs that have {owner} in them, one a line; they may hold secrets."""
+    webhook: Flag = False
+    """Tell owners by alarms.webhook_url_file too; the message names the owner."""
 
 
 class FreezeSettings(Settings):
@@ -370,6 +386,7 @@ class Config(Settings):
     scan: ScanSettings = Field(default_factory=ScanSettings)
     root: RootSettings = Field(default_factory=RootSettings)
     alarms: AlarmSettings = Field(default_factory=AlarmSettings)
+    owners: OwnerSettings = Field(default_factory=OwnerSettings)
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     journal: JournalSettings = Field(default_factory=JournalSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)

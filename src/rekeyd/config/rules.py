@@ -249,6 +249,15 @@ def _webhook(config: Config) -> Iterator[Disagreement]:
         )
 
 
+def _owners(config: Config) -> Iterator[Disagreement]:
+    if config.owners.webhook and config.alarms.webhook_url_file is None:
+        yield Disagreement(
+            at=("owners", "webhook"),
+            message="needs alarms.webhook_url_file and alarms.webhook_secret_file",
+            others=(("alarms", "webhook_url_file"),),
+        )
+
+
 def _policy_names(config: Config) -> Iterator[Disagreement]:
     names = [policy.name for policy in config.policies]
     for index, name in enumerate(names):
@@ -366,6 +375,7 @@ _RULES: tuple[Rule, ...] = (
     _vault_auth,
     _vault_places,
     _webhook,
+    _owners,
     _policy_names,
     _matches,
     _policy_times,

@@ -231,6 +231,30 @@ def _http_url(value: str) -> str:
     return value
 
 
+LINK_PLACEHOLDERS = ("reason", "account_id", "alarm_id")
+
+
+def _link(value: str) -> str:
+    try:
+        names = placeholders(value)
+        parts = urlsplit(value)
+    except ValueError as error:
+        raise mistake(f"is not the address of a page: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s{}]", parts.netloc + parts.scheme):
+        raise mistake("is not a URL with https:// or http:// and a host", "https://wiki.example/rekeyd/{reason}")
+    if parts.username is not None or parts.password is not None:
+        raise mistake("holds a user name or a password, and everybody who is told would read it")
+    if re.search(r"\s", value):
+        raise mistake("must be an address alone, without blanks")
+    for name in names:
+        if name not in LINK_PLACEHOLDERS:
+            raise mistake(
+                f"has the unknown placeholder {{{name}}}",
+                "known: " + ", ".join(f"{{{name}}}" for name in LINK_PLACEHOLDERS),
+            )
+    return value
+
+
 def listen_address(value: str) -> tuple[str, int]:
     """Host and port of "127.0.0.1:9744" or "[::1]:9744"; port 0 takes a free one. Raises `ValueError`."""
     host, colon, port = value.rpartition(":")
@@ -285,6 +309,7 @@ PathTemplate = Annotated[str, _template(*PLACEHOLDERS)]
 StateTemplate = Annotated[str, _template("instance")]
 VaultPath = Annotated[str, AfterValidator(_vault_path)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+LinkTemplate = Annotated[str, AfterValidator(_link)]
 Listen = Annotated[str, AfterValidator(_listen)]
 FilePath = Annotated[str, AfterValidator(_file)]
 Name = Annotated[str, AfterValidator(_name)]

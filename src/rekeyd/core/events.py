@@ -94,6 +94,13 @@ class Event(StrEnum):
         Level.INFO,
         "The place that a pair was moved away from holds none any more.",
     )
+    SESSIONS_REVOKING = (
+        "sessions.revoking",
+        Level.INFO,
+        "An operator is about to deny a user's sessions issued before a moment.",
+    )
+    SESSIONS_REVOKED = "sessions.revoked", Level.WARNING, "A user's sessions issued before a moment are denied."
+    SESSIONS_LIFTED = "sessions.lifted", Level.INFO, "The policy that denied a user's old sessions was removed."
     VERSION_BURNED = "version.burned", Level.INFO, "The Vault version was moved on, so that a late write fails."
     VERSION_DESTROYED = "version.destroyed", Level.INFO, "A Vault version that held a deleted key was destroyed."
 
@@ -154,6 +161,16 @@ class Event(StrEnum):
     ALARM_RESOLVED = "alarm.resolved", Level.INFO, "An alarm is over."
     NOTIFICATION_SENT = "notification.sent", Level.INFO, "An alarm was handed to a channel."
     NOTIFICATION_FAILED = "notification.failed", Level.ERROR, "A channel did not take an alarm; it stays in the outbox."
+    OWNER_TOLD = (
+        "owner.told",
+        Level.INFO,
+        "What concerns a user was put into the outbox for its owner; its reason says what.",
+    )
+    OWNER_UNTOLD = (
+        "owner.untold",
+        Level.WARNING,
+        "A user's owner tag is no address that anything can be sent to; nothing was sent.",
+    )
     BRAKE_ENGAGED = (
         "brake.engaged",
         Level.CRITICAL,

@@ -11,6 +11,8 @@ class Notice(StrEnum):
     REPEATED = "repeated"
     ACKNOWLEDGED = "acknowledged"
     RESOLVED = "resolved"
+    OWNER = "owner"
+    """No alarm for all to see: the owner of a user is told what concerns it, once."""
 
 
 class AlarmState(StrEnum):

@@ -166,7 +166,7 @@ class Chores:
     def look_at_channels(self) -> None:
         """A channel that takes nothing is an alarm on the others. What was for channels that are gone is dropped."""
         with self._parts.in_use() as app:
-            app.journal.drop_channels([channel.name for channel in app.postman.channels], at=self._clock.now())
+            app.postman.drop_strangers()
             app.fleet.channels_looked_at(app.postman.findings())
 
     def refresh_mark(self) -> None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from rekeyd.core.model import AccountId
 from rekeyd.core.notice import Notice
@@ -18,8 +19,13 @@ _SHOWN = 20
 _DOCUMENTED = 500
 
 
-def message_of(batch: Batch, *, instance: str, names: Mapping[AccountId, str], at: datetime) -> Message:
-    """`names`: aliases of accounts. One message, however many announcements."""
+def message_of(
+    batch: Batch, *, instance: str, names: Mapping[AccountId, str], at: datetime, link: str | None = None
+) -> Message:
+    """`names`: aliases of accounts. `link`: a page with {reason}, {account_id}, {alarm_id}; None: there is none.
+
+    One message, however many announcements. Announcements to an owner come in messages of their own.
+    """
     told = _sorted(batch.announcements)
     worst = next((each.alarm.severity for each in told if each.kind is not Notice.RESOLVED), RESOLVED)
     return Message(
@@ -27,15 +33,16 @@ def message_of(batch: Batch, *, instance: str, names: Mapping[AccountId, str], a
         at=at,
         severity=worst,
         title=_title(told, instance, names),
-        text=_text(told, names),
+        text=_text(told, names, link),
         document={
             "schema_version": SCHEMA_VERSION,
             "id": batch.id,
             "instance": instance,
             "at": _time(at),
             "severity": worst,
+            "owner": told[0].alarm.owner,
             "announcements": len(told),
-            "alarms": [_entry(each, names) for each in told[:_DOCUMENTED]],
+            "alarms": [_entry(each, names, link) for each in told[:_DOCUMENTED]],
         },
     )
 
@@ -97,6 +104,8 @@ def _title(told: Sequence[Announcement], instance: str, names: Mapping[AccountId
 def _label(told: Announcement) -> str:
     if told.kind is Notice.RESOLVED:
         return "over"
+    if told.kind is Notice.OWNER:
+        return "to the owner"
     suffix = {Notice.REPEATED: " (still)", Notice.ACKNOWLEDGED: " (acknowledged)"}.get(told.kind, "")
     return f"{told.alarm.severity.upper()}{suffix}"
 
@@ -118,14 +127,14 @@ def _account(account_id: AccountId, names: Mapping[AccountId, str]) -> str:
     return f"{account_id} {name}" if name else str(account_id)
 
 
-def _text(told: Sequence[Announcement], names: Mapping[AccountId, str]) -> str:
-    parts = [_paragraph(each, names) for each in told[:_SHOWN]]
+def _text(told: Sequence[Announcement], names: Mapping[AccountId, str], link: str | None) -> str:
+    parts = [_paragraph(each, names, link) for each in told[:_SHOWN]]
     if len(told) > _SHOWN:
         parts.append(f"and {len(told) - _SHOWN} more. All of them: rekeyd alarms list")
     return "\n\n".join(parts)
 
 
-def _paragraph(told: Announcement, names: Mapping[AccountId, str]) -> str:
+def _paragraph(told: Announcement, names: Mapping[AccountId, str], link: str | None) -> str:
     alarm = told.alarm
     lines = [f"{_label(told)}: {alarm.message}"]
     if alarm.account_id is not None:
@@ -144,11 +153,21 @@ def _paragraph(told: Announcement, names: Mapping[AccountId, str]) -> str:
             lines.append(f"What to do: {alarm.remedy}")
     if alarm.cis:
         lines.append(f"Clauses: {', '.join(alarm.cis)}")
-    lines.append(f"Alarm: {alarm.fingerprint}")
+    if (page := _page(alarm, link)) is not None:
+        lines.append(f"Page: {page}")
+    if told.kind is not Notice.OWNER:
+        lines.append(f"Alarm: {alarm.fingerprint}")
     return "\n".join(lines)
 
 
-def _entry(told: Announcement, names: Mapping[AccountId, str]) -> dict[str, object]:
+def _page(alarm: Alarm, link: str | None) -> str | None:
+    if link is None:
+        return None
+    values = {"reason": alarm.reason, "account_id": alarm.account_id or "", "alarm_id": alarm.fingerprint}
+    return link.format(**{name: quote(value, safe="") for name, value in values.items()})
+
+
+def _entry(told: Announcement, names: Mapping[AccountId, str], link: str | None) -> dict[str, object]:
     alarm = told.alarm
     return {
         "notice": told.kind.value,
@@ -166,6 +185,8 @@ def _entry(told: Announcement, names: Mapping[AccountId, str]) -> dict[str, obje
         "resolved_at": _time(alarm.resolved_at),
         "acknowledged_until": _time(alarm.acknowledged_until),
         "acknowledged_by": alarm.acknowledged_by,
+        "owner": alarm.owner,
+        "link": _page(alarm, link),
     }
 
 

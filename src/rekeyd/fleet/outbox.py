@@ -6,12 +6,14 @@
 * Everything announced since the last message goes into one message, so that a storm is one message.
 * A channel that fails is tried again after 10 s, 20 s, … up to five minutes, for ever. Three failures in a row are
   an alarm on the others.
+* Owners of users are told the same way, each by a channel of its own; what one could not be told for two weeks is
+  given up. One way to owners (a mail server, a webhook) is used by one thread.
 * Nothing of this changes anything that is managed: an error here ends here.
 """
 
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -21,7 +23,7 @@ from rekeyd.core.model import AccountId
 from rekeyd.errors import Error, JournalError, RefusedError
 from rekeyd.fleet.messages import message_of, trial_message
 from rekeyd.logs import get_logger
-from rekeyd.ports import Announcement, Batch, Channel, ChannelState, Clock, Journal
+from rekeyd.ports import Announcement, Batch, Channel, ChannelState, Clock, Journal, OwnerChannels
 
 log = get_logger()
 
@@ -30,6 +32,8 @@ GATHER = timedelta(seconds=1)
 FIRST_RETRY = timedelta(seconds=10)
 LAST_RETRY = timedelta(minutes=5)
 FAILURES_BEFORE_ALARM = 3
+OWNER_LIFE = timedelta(days=14)
+"""A rotation that an owner should have heard of is over by then."""
 _CLOSE_LIMIT = timedelta(seconds=15)
 
 
@@ -40,6 +44,10 @@ class Postman:
     journal: Journal
     clock: Clock
     channels: tuple[Channel, ...] = ()
+    owners: OwnerChannels | None = None
+    """None: owners are not told."""
+    link: str | None = None
+    """As in `message_of`."""
     instance: str = "default"
     names: Callable[[], Mapping[AccountId, str]] = dict
     """Aliases of accounts."""
@@ -52,24 +60,26 @@ class Postman:
     def deliver(self, *, wait: bool = False) -> None:
         """Tell each channel what it is to be told now, each in a thread of its own; `wait` for them to end."""
         for channel in self.channels:
-            with self._lock:
-                running = self._threads.get(channel.name)
-                if self._closed or (running is not None and running.is_alive()):
-                    continue
-                if not self._has_work(channel):
-                    continue
-                thread = threading.Thread(
-                    target=self._run, args=(channel,), name=f"rekeyd-channel-{channel.name}", daemon=True
-                )
-                self._threads[channel.name] = thread
-                thread.start()
+            if self._has_work(channel.name):
+                self._start(channel.name, (channel,))
+        for way, channels in self._owners_to_tell().items():
+            self._start(way, channels)
         if wait:
             for thread in tuple(self._threads.values()):
                 thread.join()
 
+    def drop_strangers(self) -> None:
+        """What is for channels that are not configured any more, or for owners whom nothing reaches. JournalError."""
+        now = self.clock.now()
+        ways = self.owners.names if self.owners is not None else ()
+        if self.owners is None or self.owners.problem is None:
+            # Else it is not known which ways are still wanted.
+            self.journal.drop_channels([*names_of(self.channels), *ways], at=now)
+        self.journal.drop_owner_mail(ways, before=now - OWNER_LIFE, at=now)
+
     def findings(self) -> tuple[Finding, ...]:
         """Channels that people must hear of on the others. Raises JournalError."""
-        return tuple(
+        failing = [
             found(
                 FindingReason.CHANNEL_FAILING,
                 principal=state.name,
@@ -77,7 +87,29 @@ class Postman:
             )
             for state in self.states()
             if state.failures >= FAILURES_BEFORE_ALARM
-        )
+        ]
+        return (*failing, *self._owner_findings())
+
+    def _owner_findings(self) -> Iterator[Finding]:
+        """One a way, however many owners it does not reach."""
+        if self.owners is None:
+            return
+        if self.owners.problem is not None:
+            yield found(
+                FindingReason.CHANNEL_FAILING, principal="owners", detail=f"no owner is told: {self.owners.problem}"
+            )
+        bad = [state for state in self.journal.channel_states() if state.failures >= FAILURES_BEFORE_ALARM]
+        for way in self.owners.names:
+            mine = [state for state in bad if state.name.startswith(f"{way}:")]
+            if mine:
+                owner = mine[0].name.partition(":")[2]
+                count = "1 owner is" if len(mine) == 1 else f"{len(mine)} owners are"
+                yield found(
+                    FindingReason.CHANNEL_FAILING,
+                    principal=way,
+                    detail=f"{way}, {count} not told, the first: {owner}, {mine[0].failures} failures in a row, "
+                    f"the last: {mine[0].error}",
+                )
 
     def states(self) -> tuple[ChannelState, ...]:
         """Of the configured channels that were ever used."""
@@ -106,26 +138,55 @@ class Postman:
         for thread in threads:
             thread.join(max(until - self.clock.monotonic(), 0))
 
-    # below: in the channel's thread
-
-    def _has_work(self, channel: Channel) -> bool:
+    def _has_work(self, name: str) -> bool:
         """Cheap; a thread is only made for something to send."""
-        if channel.name in self._untold:
+        if name in self._untold:
             return True
         try:
             now = self.clock.now()
-            return self.journal.has_mail(channel.name, at=now, ready_before=now - GATHER)
+            return self.journal.has_mail(name, at=now, ready_before=now - GATHER)
         except JournalError:
             return False  # whoever writes to the journal reports it
 
-    def _run(self, channel: Channel) -> None:
+    def _owners_to_tell(self) -> Mapping[str, Sequence[Channel]]:
+        """By way."""
+        if self.owners is None or not self.owners.names:
+            return {}
         try:
-            while self._deliver_one(channel) and not self._closed:
-                pass
-        except JournalError as error:
-            log.error(Event.JOURNAL_FAILED, error=error.message)
-        except Exception:
-            log.exception(Event.NOTIFICATION_FAILED, channel=channel.name)
+            now = self.clock.now()
+            ready = self.journal.ready_channels(at=now, ready_before=now - GATHER)
+        except JournalError:
+            return {}
+        found_: dict[str, list[Channel]] = {}
+        for name in dict.fromkeys((*self._untold, *ready)):
+            channel = self.owners.channel(name)
+            if channel is not None:
+                found_.setdefault(name.partition(":")[0], []).append(channel)
+        return found_
+
+    def _start(self, name: str, channels: Sequence[Channel]) -> None:
+        """One thread for these, unless one is still at it."""
+        with self._lock:
+            running = self._threads.get(name)
+            if self._closed or (running is not None and running.is_alive()):
+                return
+            thread = threading.Thread(target=self._run, args=(channels,), name=f"rekeyd-channel-{name}", daemon=True)
+            self._threads[name] = thread
+            thread.start()
+
+    # below: in the channel's thread
+
+    def _run(self, channels: Sequence[Channel]) -> None:
+        for channel in channels:
+            try:
+                while self._deliver_one(channel) and not self._closed:
+                    pass
+            except JournalError as error:
+                log.error(Event.JOURNAL_FAILED, error=error.message)
+            except Exception:
+                log.exception(Event.NOTIFICATION_FAILED, channel=channel.name)
+            if self._closed:
+                return
 
     def _deliver_one(self, channel: Channel) -> bool:
         """Whether a message was taken, so that there may be another one to send."""
@@ -154,7 +215,7 @@ class Postman:
 
     def _send(self, channel: Channel, batch: Batch) -> Error | None:
         try:
-            message = message_of(batch, instance=self.instance, names=self.names(), at=self.clock.now())
+            message = message_of(batch, instance=self.instance, names=self.names(), at=self.clock.now(), link=self.link)
             channel.send(message)
         except Error as error:
             log.error(Event.NOTIFICATION_FAILED, channel=channel.name, message=batch.id, error=error.message)

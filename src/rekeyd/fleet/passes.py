@@ -34,6 +34,7 @@ from rekeyd.fleet.exposure import Exposures
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.left import left_findings
 from rekeyd.fleet.mark import MarkKeeper
+from rekeyd.fleet.owners import OwnerDesk
 from rekeyd.fleet.posture import (
     account_findings,
     exposed_findings,
@@ -94,6 +95,8 @@ class Fleet:
     gates: Gates
     mark: MarkKeeper
     alarms: AlarmKeeper
+    owners: OwnerDesk | None = None
+    """Who tells the owners of users; None: nobody."""
     actor: str = "daemon"
     stop: threading.Event = field(default_factory=threading.Event)
     passed_well: Callable[[], None] = lambda: None
@@ -425,6 +428,14 @@ class Fleet:
         ]
         self.alarms.update(Scope.account_pass(account_id), findings)
         self.alarms.update(Scope.fleet(), account_findings((), [b for b in brakes if b.account_id is None]))
+        self._tell_owners(account_id, statuses)
+
+    def _tell_owners(self, account_id: AccountId, statuses: Iterable[PrincipalStatus]) -> None:
+        """Owners stand in tags, which a scan reads: before the first one nobody is told."""
+        users = self._users.get(account_id)
+        if self.owners is not None and users is not None:
+            policies = {policy.name: policy for policy in self.rules.policies}
+            self.owners.look(account_id, users, statuses, policies, observing=self.observing)
 
     # --- small things ------------------------------------------------------------------------------------------------
 
