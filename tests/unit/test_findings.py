@@ -29,6 +29,7 @@ from rekeyd.core.model import AccessKeyId, AccountId
 from rekeyd.core.posture import AccountSummary, CredentialReport, ReportKey, ReportRow
 from rekeyd.core.reasons import Reason, Severity
 from rekeyd.core.rights import NO_PASSWORD_POLICY, PasswordPolicy, UserRights
+from rekeyd.core.sessions import LONGEST_SESSION
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -185,8 +186,18 @@ CLEAR = seen(summary(), report(), users={})
 STRONG = PasswordPolicy(minimum_length=14, reuse_prevention=24)
 
 
-def with_rights(facts: AccountSeen, *, administrator: str | None = None, quarantined: str | None = None) -> AccountSeen:
-    user = UserRights(user_name="ci", administrator_by=administrator, quarantined_by=quarantined)
+def with_rights(
+    facts: AccountSeen,
+    *,
+    administrator: str | None = None,
+    quarantined: str | None = None,
+    revoked: timedelta | None = None,
+) -> AccountSeen:
+    """`revoked`: so long ago its sessions were cut."""
+    before = None if revoked is None else NOW - revoked
+    user = UserRights(
+        user_name="ci", administrator_by=administrator, quarantined_by=quarantined, sessions_revoked_before=before
+    )
     return replace(facts, rights={row().arn: user})
 
 
@@ -268,6 +279,14 @@ USER_FINDINGS: dict[str, tuple[AccountSeen, list[str]]] = {
     "a user whom AWS put in quarantine": (
         with_rights(users_of(row(key()), users=managed()), quarantined="AWSCompromisedKeyQuarantineV3"),
         ["user_compromised"],
+    ),
+    "sessions were cut a second less than 36 hours ago": (
+        with_rights(users_of(row(key()), users=managed()), revoked=LONGEST_SESSION - SECOND),
+        [],
+    ),
+    "sessions were cut 36 hours ago": (
+        with_rights(users_of(row(key()), users=managed()), revoked=LONGEST_SESSION),
+        ["revocation_left"],
     ),
     "a managed key of exactly max_age": (users_of(row(key(age=90 * DAY)), users=managed()), []),
     "a managed key one second over max_age": (

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rekeyd.core.rights import UserRights, administrator_by, quarantined_by
+from rekeyd.core.rights import UserRights, administrator_by, quarantined_by, sessions_revoked_before
 
 
 def rights_of(users: Sequence[Any], groups: Sequence[Any], policies: Sequence[Any]) -> Mapping[str, UserRights]:
@@ -18,6 +18,7 @@ def rights_of(users: Sequence[Any], groups: Sequence[Any], policies: Sequence[An
             user_name=user["UserName"],
             administrator_by=administrator_by(attached, _documents(own, attached, documents)),
             quarantined_by=quarantined_by(policy["PolicyArn"] for policy in user.get("AttachedManagedPolicies", [])),
+            sessions_revoked_before=sessions_revoked_before(_documents([user], (), {})),
         )
     return rights
 

@@ -145,9 +145,10 @@ class AwsSessions:
         client: STSClient = self._client(account_id, "sts", "sts", _IDENTITY)
         return client
 
-    def trail(self, account_id: AccountId) -> "CloudTrailClient":
-        """CloudTrail where the partition records IAM's events."""
-        client: CloudTrailClient = self._client(account_id, "trail", "cloudtrail", _READ, region=self.iam_region)
+    def trail(self, account_id: AccountId, region: str | None = None) -> "CloudTrailClient":
+        """CloudTrail of that Region; None: where the partition records IAM's events."""
+        where = region or self.iam_region
+        client: CloudTrailClient = self._client(account_id, f"trail-{where}", "cloudtrail", _READ, region=where)
         return client
 
     def own_sts(self) -> "STSClient":

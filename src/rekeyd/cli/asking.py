@@ -19,7 +19,7 @@ from rekeyd.cli import output
 from rekeyd.cli.exits import ExitCode
 from rekeyd.cli.targets import Target
 from rekeyd.core.events import Event
-from rekeyd.core.model import Asked
+from rekeyd.core.model import AccessKeyId, Asked
 from rekeyd.core.reasons import Reason
 from rekeyd.errors import (
     BusyError,
@@ -59,6 +59,10 @@ class Rotated:
     new_access_key_id: str | None = None
     vault_path: str | None = None
     vault_version: int | None = None
+
+    @property
+    def old_key_id(self) -> AccessKeyId | None:
+        return None if self.old_access_key_id is None else AccessKeyId(self.old_access_key_id)
 
     def entry(self) -> dict[str, str | int | None]:
         return {
@@ -119,6 +123,10 @@ class Asking:
         if rotated.outcome == "planned" and wait:
             return self._after_replaced(target, asked, rotated)
         return rotated
+
+    def retired(self, target: Target, rotated: Rotated) -> Rotated:
+        """Until the old key of a published rotation is gone."""
+        return self._retired(target, rotated, to_the_end=True)
 
     def stopped(self, target: Target) -> Rotated:
         """What to say of a user in whose middle the process was asked to stop."""

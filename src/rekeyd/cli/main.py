@@ -24,6 +24,7 @@ _COMMANDS = (
     "audit",
     "status",
     "alarms",
+    "sessions",
     "root",
     "history",
     "report",

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,8 @@ from rekeyd.cli import output
 from rekeyd.cli.exits import SCHEMA_VERSION, ExitCode, worst
 from rekeyd.cli.options import Session, command
 from rekeyd.cli.program import app
+from rekeyd.cli.revoking import OperatorOption, Revoking, revoking
+from rekeyd.cli.revoking import show as show_sessions
 from rekeyd.errors import StateError, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Wish:
     all_due: bool
     emergency: bool
     replace: str | None
+    revoke_sessions: bool = False
+    operator_role_arn: str | None = None
 
     def check(self) -> None:
         """UsageError for what cannot go together."""
@@ -59,6 +63,13 @@ class Wish:
                 "--replace and --emergency contradict each other",
                 hint="--replace lets the named key retire in its own time; --emergency waits for nothing",
             )
+        if self.revoke_sessions and not self.emergency:
+            raise UsageError(
+                "--revoke-sessions goes with --emergency only",
+                hint="while the old key stays Active, whoever has it makes new sessions",
+            )
+        if self.operator_role_arn is not None and not self.revoke_sessions:
+            raise UsageError("--operator-role-arn is for --revoke-sessions", hint="give both, or none")
 
 
 @command(app, "rotate-now")
@@ -85,6 +96,15 @@ def rotate_now(
             show_default=False,
         ),
     ] = False,
+    revoke_sessions: Annotated[
+        bool,
+        typer.Option(
+            "--revoke-sessions",
+            help="With --emergency: also deny sessions that the old key asked for, and list roles assumed with it.",
+            show_default=False,
+        ),
+    ] = False,
+    operator_role_arn: OperatorOption = None,
     replace: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +135,8 @@ def rotate_now(
         all_due=all_due,
         emergency=emergency,
         replace=replace,
+        revoke_sessions=revoke_sessions,
+        operator_role_arn=operator_role_arn,
     )
     wish.check()
     config = session.load()
@@ -135,28 +157,47 @@ def rotate_now(
     with opened(config, actor=actor()) as opened_app, stopped_by_signals(opened_app.clock):
         opened_app.refuse_root()
         targets = _targets(opened_app, wish)
+        cutting = revoking(opened_app, actor(), wish.operator_role_arn) if wish.revoke_sessions else None
+        if cutting is not None:
+            cutting.check(targets)
         _confirm(wish, targets, yes=yes)
         asking = Asking(app=opened_app, actor=actor(), lock_timeout=timeout)
-        return report(session, _rotated(asking, targets, wish, wait=wait), dry_run=False)
+        rotations, cut = _rotated(asking, targets, wish, wait=wait, cutting=cutting)
+        return report(session, rotations, dry_run=False, sessions=cut)
 
 
-def _rotated(asking: "Asking", targets: "Sequence[Target]", wish: Wish, *, wait: bool) -> "list[Rotated]":
-    """One user after the other. Asked to stop, the rest is left unchanged."""
+def _rotated(
+    asking: "Asking", targets: "Sequence[Target]", wish: Wish, *, wait: bool, cutting: Revoking | None
+) -> "tuple[list[Rotated], list[dict[str, Any]] | None]":
+    """One user after the other, and what became of their sessions. Asked to stop, the rest is left unchanged."""
     from rekeyd.cli.asking import ended
     from rekeyd.errors import StoppingError
 
     done: list[Rotated] = []
+    cut: list[dict[str, Any]] | None = None if cutting is None else []
     with output.progress("rotating", len(targets)) as progress:
         for target in targets:
             try:
-                done.append(asking.rotate(target, _asked(asking.app, asking.actor, wish), wait=wait))
+                # With --wait the sessions must not live on for as long as the quarantine lasts.
+                done.append(
+                    asking.rotate(target, _asked(asking.app, asking.actor, wish), wait=wait and cutting is None)
+                )
+                if cutting is not None and cut is not None and _is_to_be_cut(target, done[-1]):
+                    cut.append(cutting.revoke(target, done[-1].old_key_id))
+                if wait and cutting is not None and done[-1].outcome == "published":
+                    done[-1] = asking.retired(target, done[-1])
             except StoppingError:
                 done.append(asking.stopped(target))
                 rest = targets[len(done) :]
                 done += [ended(t, "unchanged", "stopping", "not begun: asked to stop", ExitCode.FAILED) for t in rest]
                 break
             progress.step()
-    return done
+    return done, cut
+
+
+def _is_to_be_cut(target: "Target", rotated: "Rotated") -> bool:
+    """Also after a rotation that failed: its old key can make new sessions, and those that it made are cut at least."""
+    return target.refusal is None and rotated.outcome != "unchanged"
 
 
 def _asked(app_: "App", by: str, wish: Wish) -> "Asked":
@@ -258,16 +299,27 @@ def duration(option: str, text: str) -> "timedelta":
         raise UsageError(f'{option} "{text}" {error}') from None
 
 
-def report(session: Session, rotations: "list[Rotated]", *, dry_run: bool) -> ExitCode:
-    """Show them, and the exit code they come to."""
+def report(
+    session: Session,
+    rotations: "list[Rotated]",
+    *,
+    dry_run: bool,
+    sessions: "list[dict[str, Any]] | None" = None,
+) -> ExitCode:
+    """Show them, and the exit code they come to. `sessions`: what became of theirs; None: nobody asked."""
+    codes = [rotated.code for rotated in rotations]
+    codes += [ExitCode.FAILED for each in sessions or () if each["outcome"] == "failed"]
     if session.json:
-        output.document({"schema_version": SCHEMA_VERSION, "rotations": [r.entry() for r in rotations]})
+        asked = {} if sessions is None else {"sessions": sessions}
+        output.document({"schema_version": SCHEMA_VERSION, "rotations": [r.entry() for r in rotations], **asked})
     elif not rotations:
         output.line("nothing is due")
     else:
         for rotated in rotations:
             show(rotated, dry_run=dry_run)
-    return worst([rotated.code for rotated in rotations])
+        for each in sessions or ():
+            show_sessions(each)
+    return worst(codes)
 
 
 def show(rotated: "Rotated", *, dry_run: bool = False) -> None:

@@ -26,6 +26,7 @@ from rekeyd.core.findings_model import (
 from rekeyd.core.findings_text import FindingReason
 from rekeyd.core.posture import ReportKey, ReportRow
 from rekeyd.core.rights import weaknesses
+from rekeyd.core.sessions import POLICY_NAME, removable_at
 
 __all__ = [
     "CHECKS",
@@ -62,6 +63,7 @@ POSTURE_REASONS = frozenset(
         FindingReason.CONSOLE_USER_WITH_KEYS,
         FindingReason.TWO_ACTIVE_KEYS,
         FindingReason.USER_COMPROMISED,
+        FindingReason.REVOCATION_LEFT,
         FindingReason.ADMINISTRATOR_WITH_KEYS,
         FindingReason.WEAK_PASSWORD_POLICY,
         FindingReason.POSTURE_UNREADABLE,
@@ -81,7 +83,9 @@ _BY_REPORT = frozenset(
         FindingReason.TWO_ACTIVE_KEYS,
     }
 )
-_BY_RIGHTS = frozenset({FindingReason.USER_COMPROMISED, FindingReason.ADMINISTRATOR_WITH_KEYS})
+_BY_RIGHTS = frozenset(
+    {FindingReason.USER_COMPROMISED, FindingReason.REVOCATION_LEFT, FindingReason.ADMINISTRATOR_WITH_KEYS}
+)
 _BY_POLICIES = frozenset({FindingReason.KEY_OVER_MAX_AGE, FindingReason.UNMANAGED_KEY_OVER_MAX_AGE})
 
 
@@ -317,6 +321,18 @@ def _user_compromised(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
             )
 
 
+def _revocation_left(seen: AccountSeen, now: datetime) -> Iterator[Finding]:
+    for _, user in sorted((seen.rights or {}).items()):
+        before = user.sessions_revoked_before
+        if before is not None and now >= removable_at(before):
+            yield found(
+                FindingReason.REVOCATION_LEFT,
+                account_id=seen.account_id,
+                principal=user.user_name,
+                detail=f"inline policy {POLICY_NAME}, for those issued before {before:%Y-%m-%d %H:%M} UTC",
+            )
+
+
 def _administrator_with_keys(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
     for arn, row in _rows(seen):
         user = (seen.rights or {}).get(arn)
@@ -381,6 +397,7 @@ CHECKS: tuple[Check, ...] = (
     _console_user_with_keys,
     _two_active_keys,
     _user_compromised,
+    _revocation_left,
     _administrator_with_keys,
     _weak_password_policy,
     _posture_unreadable,

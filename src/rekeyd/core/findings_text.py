@@ -36,6 +36,7 @@ class FindingReason(StrEnum):
     CHANNEL_FAILING = "channel_failing"
     KEY_EXPOSED = "key_exposed"
     USER_COMPROMISED = "user_compromised"
+    REVOCATION_LEFT = "revocation_left"
     ADMINISTRATOR_WITH_KEYS = "administrator_with_keys"
     WEAK_PASSWORD_POLICY = "weak_password_policy"  # noqa: S105 - a reason
     POSTURE_UNREADABLE = "posture_unreadable"
@@ -86,6 +87,7 @@ _SENTENCES = {
     FindingReason.CHANNEL_FAILING: "a channel for alarms takes no messages",
     FindingReason.KEY_EXPOSED: "an access key is in wrong hands",
     FindingReason.USER_COMPROMISED: "AWS put a user in quarantine, since an access key of it was found in public",
+    FindingReason.REVOCATION_LEFT: "a policy denies sessions of a user that cannot live any more",
     FindingReason.ADMINISTRATOR_WITH_KEYS: "a user with administrator rights has an active access key",
     FindingReason.WEAK_PASSWORD_POLICY: "the account's password policy is weaker than the benchmarks ask",
     FindingReason.POSTURE_UNREADABLE: "some of the account's settings cannot be read",
@@ -115,6 +117,7 @@ _SEVERITIES = {
     FindingReason.CHANNEL_FAILING: Severity.HIGH,
     FindingReason.KEY_EXPOSED: Severity.CRITICAL,
     FindingReason.USER_COMPROMISED: Severity.CRITICAL,
+    FindingReason.REVOCATION_LEFT: Severity.MEDIUM,
     FindingReason.ADMINISTRATOR_WITH_KEYS: Severity.MEDIUM,
     FindingReason.WEAK_PASSWORD_POLICY: Severity.MEDIUM,
     FindingReason.POSTURE_UNREADABLE: Severity.MEDIUM,
@@ -205,8 +208,12 @@ _REMEDIES = {
         "point whoever still reads there to the new place, then remove the pair there with all its versions"
     ),
     FindingReason.USER_COMPROMISED: (
-        "replace the key at once: rekeyd rotate-now {principal} --account {account_id} --emergency; look up in "
-        "CloudTrail what it was used for, answer AWS's case, then detach the quarantine policy"
+        "replace the key at once: rekeyd rotate-now {principal} --account {account_id} --emergency, and with "
+        "--revoke-sessions where sessions may have been made with it; look up in CloudTrail what it was used for, "
+        "answer AWS's case, then detach the quarantine policy"
+    ),
+    FindingReason.REVOCATION_LEFT: (
+        "remove it: rekeyd alarms sessions {principal} --account {account_id} --remove, with the operator's role"
     ),
     FindingReason.ADMINISTRATOR_WITH_KEYS: (
         f"give the person or program a role instead, or less rights, and delete the keys: {_USER_KEYS}"
@@ -218,8 +225,8 @@ _REMEDIES = {
         f"allow iam:GetAccountPasswordPolicy and iam:GetAccountAuthorizationDetails; {_POLICY}"
     ),
     FindingReason.KEY_EXPOSED: (
-        "replace it at once: rekeyd rotate-now {principal} --account {account_id} --emergency; then look up in "
-        "CloudTrail what it was used for"
+        "replace it at once: rekeyd rotate-now {principal} --account {account_id} --emergency, and with "
+        "--revoke-sessions where sessions may have been made with it; then look up in CloudTrail what it was used for"
     ),
     FindingReason.WAIT_OVERDUE: f"look at the log's pass.failed and principal.failed lines; {_EXPLAIN}",
     FindingReason.CHANNEL_FAILING: (

@@ -11,8 +11,11 @@ only together. The first three can only make a user weaker than said here; the l
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
+
+from rekeyd.core.sessions import POLICY_NAME, revoked_before
 
 _ADMINISTRATORS = ("policy/AdministratorAccess", "policy/IAMFullAccess")
 _ALL = frozenset({"*", "*:*", "iam:*"})
@@ -30,6 +33,8 @@ class UserRights:
     """The policy, for people."""
     quarantined_by: str | None = None
     """The AWS quarantine policy that is attached."""
+    sessions_revoked_before: datetime | None = None
+    """Sessions issued before this are denied everything, by a policy that `rekeyd rotate-now --revoke-sessions` put."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,11 @@ def quarantined_by(attached: Iterable[str]) -> str | None:
         if ":iam::aws:" in arn and _QUARANTINE in arn:
             return arn.rpartition("/")[2]
     return None
+
+
+def sessions_revoked_before(documents: Iterable[tuple[str, Any]]) -> datetime | None:
+    """By the inline policy of that name. None: there is none, or somebody put something else into it."""
+    return next((revoked_before(_parsed(document)) for name, document in documents if name == POLICY_NAME), None)
 
 
 def allows_everything(document: Any) -> bool:

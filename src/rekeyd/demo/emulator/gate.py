@@ -1,10 +1,14 @@
 """Who may come in: signature, key status as its Region knows it, session, permission, rate.
 
 There is no policy evaluation. Role sessions and users seeded with `admin=True`
-may do everything, other users only what needs no permission, AssumeRoot
-sessions only what their task allows; `deny()` takes away the rest.
+may do everything, other users and their sessions only what needs no permission,
+AssumeRoot sessions only what their task allows; `deny()` takes away the rest.
+One condition is evaluated: an inline policy of a user that denies everything to
+sessions issued before a moment (aws:TokenIssueTime).
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -16,7 +20,7 @@ from rekeyd.demo.emulator.wire import AwsError, Signed, signature_matches
 from rekeyd.demo.emulator.world import Caller, Session, StoredKey, World
 
 # These need no permission, and no policy can deny the first.
-FREE_ACTIONS = frozenset({"GetCallerIdentity", "GetAccessKeyInfo"})
+FREE_ACTIONS = frozenset({"GetCallerIdentity", "GetAccessKeyInfo", "GetSessionToken"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,7 +83,8 @@ class Gate:
             )
         else:
             denied = self._world.denied(caller.account_id, service, action, user_name)
-        if denied or not allowed:
+        revoked = action != "GetCallerIdentity" and caller.session is not None and _revoked(caller.session)
+        if denied or revoked or not allowed:
             raise AwsError(
                 "AccessDenied",
                 f"User: {caller.arn} is not authorized to perform: {service}:{action} on resource: * "
@@ -98,7 +103,10 @@ class Gate:
 
     def _allowed(self, caller: Caller, action: str) -> bool:
         if caller.session is not None:
-            return caller.session.task is None or action in caller.session.task | FREE_ACTIONS
+            session = caller.session
+            if session.user is not None:
+                return action in FREE_ACTIONS or session.user.id in self._world.admins
+            return session.task is None or action in session.task | FREE_ACTIONS
         if caller.is_root or action in FREE_ACTIONS:
             return True
         return caller.user_id in self._world.admins
@@ -138,6 +146,29 @@ class Gate:
                 f"Signature expired: {signed.signed_at} is now earlier than {now - limit:%Y%m%dT%H%M%SZ} "
                 f"({now:%Y%m%dT%H%M%SZ} - {limit.total_seconds() / 60:g} min.)",
             )
+
+
+def _revoked(session: Session) -> bool:
+    """Whether the user's inline policies deny everything to sessions as old as this one. moto keeps them as text."""
+    if session.user is None:
+        return False
+    return any(
+        _denies_before(statement, session.issued_at)
+        for document in session.user.policies.values()
+        for statement in _listed(json.loads(document).get("Statement", []))
+    )
+
+
+def _denies_before(statement: Mapping[str, object], issued_at: datetime) -> bool:
+    condition = statement.get("Condition")
+    if statement.get("Effect") != "Deny" or statement.get("Action") != "*" or not isinstance(condition, Mapping):
+        return False
+    before = condition.get("DateLessThan", {}).get("aws:TokenIssueTime")
+    return before is not None and issued_at < datetime.fromisoformat(before)
+
+
+def _listed(value: object) -> list[Mapping[str, object]]:
+    return [value] if isinstance(value, Mapping) else list(value) if isinstance(value, list) else []
 
 
 def _unknown_key() -> AwsError:

@@ -81,7 +81,7 @@ class EmulatedAws(Seeding, FaultyServer):
         self._reports = Reports(self.world)
         self._trail = Trail(self.world)
         self._iam = Iam(self.world, self._reports, self._trail, page_size=page_size, key_quota=key_quota)
-        self._sts = Sts(self.world)
+        self._sts = Sts(self.world, self._trail)
         self._organizations = Organizations(self.world, page_size=page_size)
         self._moto: Any = None
 

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from rekeyd.demo.emulator.api import ApiCall, Result
+from rekeyd.demo.emulator.trail import Trail
 from rekeyd.demo.emulator.wire import AwsError
 from rekeyd.demo.emulator.world import Session, World
 
 # A session made from another session ends after one hour, whatever its role allows.
 CHAINED_LIMIT = timedelta(hours=1)
+# GetSessionToken and GetFederationToken: 12 hours, and at most 36.
+USER_SESSION = timedelta(hours=12)
+LONGEST_USER_SESSION = timedelta(hours=36)
 # AssumeRoot's longest and default session.
 ROOT_SESSION = timedelta(seconds=900)
 _AUDIT = frozenset(
@@ -39,8 +43,9 @@ TASK_POLICIES = {
 class Sts:
     """STS over one world."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, trail: Trail) -> None:
         self.world = world
+        self.trail = trail
         self.members: dict[str, frozenset[str]] = {}
         """Management account with centralised root access: its member accounts."""
         self.actions: dict[str, Callable[[ApiCall], Result]] = {
@@ -48,6 +53,8 @@ class Sts:
             "GetAccessKeyInfo": self.get_access_key_info,
             "AssumeRole": self.assume_role,
             "AssumeRoot": self.assume_root,
+            "GetSessionToken": self.get_session_token,
+            "GetFederationToken": self.get_federation_token,
         }
 
     def get_caller_identity(self, call: ApiCall) -> Result:
@@ -89,8 +96,38 @@ class Sts:
             user_id=f"{role.role_id}:{name}",
             lasts=lasts,
         )
+        self.trail.record_session(call, session, {"roleArn": arn, "roleSessionName": name})
         assumed = {"AssumedRoleId": session.user_id, "Arn": session.arn}
         return {"Credentials": _credentials(session), "AssumedRoleUser": assumed, "PackedPolicySize": 6}
+
+    def get_session_token(self, call: ApiCall) -> Result:
+        session = self._user_session(call, name=None)
+        return {"Credentials": _credentials(session)}
+
+    def get_federation_token(self, call: ApiCall) -> Result:
+        session = self._user_session(call, name=call.text("Name"))
+        federated = {"FederatedUserId": session.user_id, "Arn": session.arn}
+        return {"Credentials": _credentials(session), "FederatedUser": federated}
+
+    def _user_session(self, call: ApiCall, *, name: str | None) -> Session:
+        """Only a user's own key can ask for one; it lives for 12 hours unless asked otherwise, at most 36."""
+        key = call.caller.key
+        if key is None or key.owner is None:
+            raise AwsError("AccessDenied", f"Cannot call {call.action} with session credentials")
+        lasts = timedelta(seconds=int(call.params.get("DurationSeconds") or USER_SESSION.total_seconds()))
+        if lasts > LONGEST_USER_SESSION:
+            raise AwsError("ValidationError", "Value at 'durationSeconds' must be less than or equal to 129600")
+        account_id = key.account_id
+        federated = None if name is None else self.world.arn("sts", account_id, f"federated-user/{name}")
+        session = self.world.open_session(
+            account_id=account_id,
+            arn=federated or key.owner.arn,
+            user_id=key.owner.id if name is None else f"{account_id}:{name}",
+            lasts=lasts,
+            user=key.owner,
+        )
+        self.trail.record_session(call, session, {} if name is None else {"name": name})
+        return session
 
     def assume_root(self, call: ApiCall) -> Result:
         target = call.text("TargetPrincipal").removeprefix(f"arn:{self.world.partition}:iam::").removesuffix(":root")

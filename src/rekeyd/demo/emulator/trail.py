@@ -1,4 +1,4 @@
-"""CloudTrail's LookupEvents, for the calls that change access keys.
+"""CloudTrail's LookupEvents, for the calls that change access keys or make sessions.
 
 Events are shown in one Region of the partition only (us-east-1 for `aws`) and
 after `cloudtrail_lag`. `AccessKeyId` is the key that signed; a created key's id
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from rekeyd.demo.emulator.api import ApiCall, Result
 from rekeyd.demo.emulator.wire import AwsError, stamp
-from rekeyd.demo.emulator.world import StoredKey, World
+from rekeyd.demo.emulator.world import Session, StoredKey, World
 
 # Where IAM's events are delivered, by partition.
 HOME_REGION = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
@@ -39,8 +39,6 @@ class Trail:
         self, call: ApiCall, user_name: str | None, *, key: StoredKey | None, error: AwsError | None = None
     ) -> None:
         """One key-changing call; `key` None when it failed."""
-        now = self._world.clock.now()
-        event_id = str(uuid.uuid4())
         requested = {"userName": user_name} if user_name is not None else {}
         if call.action != "CreateAccessKey" and key is not None:
             requested["accessKeyId"] = key.id
@@ -48,11 +46,30 @@ class Trail:
         if call.action == "CreateAccessKey" and key is not None:
             made = {"accessKeyId": key.id, "status": "Active", "createDate": _console_date(key.created_at)}
             answered = {"accessKey": made | requested}
+        self._record(call, requested, answered, user_name=user_name, key=key, error=error)
+
+    def record_session(self, call: ApiCall, session: Session, requested: Mapping[str, object]) -> None:
+        """A session that the caller got from STS."""
+        credentials = {"accessKeyId": session.access_key_id, "expiration": _console_date(session.expires_at)}
+        self._record(call, requested, {"credentials": credentials})
+
+    def _record(
+        self,
+        call: ApiCall,
+        requested: Mapping[str, object],
+        answered: Mapping[str, object] | None,
+        *,
+        user_name: str | None = None,
+        key: StoredKey | None = None,
+        error: AwsError | None = None,
+    ) -> None:
+        now = self._world.clock.now()
+        event_id = str(uuid.uuid4())
         detail: dict[str, object] = {
             "eventVersion": "1.10",
             "userIdentity": _identity(call),
             "eventTime": stamp(now),
-            "eventSource": "iam.amazonaws.com",
+            "eventSource": f"{call.service}.amazonaws.com",
             "eventName": call.action,
             "awsRegion": HOME_REGION.get(self._world.partition, self._world.region),
             "sourceIPAddress": "127.0.0.1",
@@ -113,7 +130,7 @@ class Trail:
             "AccessKeyId": _signer(call),
             # JSON services send seconds since 1970.
             "EventTime": now.replace(microsecond=0).timestamp(),
-            "EventSource": "iam.amazonaws.com",
+            "EventSource": f"{call.service}.amazonaws.com",
             "Username": _username(call),
             "Resources": resources,
             "CloudTrailEvent": json.dumps(detail),
@@ -135,6 +152,9 @@ def _identity(call: ApiCall) -> dict[str, object]:
     }
     if caller.user_name is not None:
         identity["userName"] = caller.user_name
+    if caller.session is not None and caller.session.task is not None:
+        # How AssumeRoot's sessions differ from the root user itself.
+        identity["sessionContext"] = {"assumedRoot": "true"}
     return identity
 
 
@@ -146,6 +166,8 @@ def _signer(call: ApiCall) -> str:
 
 def _username(call: ApiCall) -> str:
     """For roles the session name."""
+    if call.caller.arn.endswith(":root"):
+        return "root"
     return call.caller.user_name or call.caller.arn.rpartition("/")[2]
 
 

@@ -121,8 +121,11 @@ class Session:
     arn: str
     user_id: str
     expires_at: datetime
+    issued_at: datetime
     task: frozenset[str] | None = None
-    """Actions that an AssumeRoot session may do; None for a role session."""
+    """Actions that an AssumeRoot session may do; None for any other session."""
+    user: Any = None
+    """moto's User whose key asked for it, by GetSessionToken or GetFederationToken; None for any other session."""
     lag_from: datetime = LONG_AGO
 
 
@@ -336,8 +339,17 @@ class World:
     # -- sessions
 
     def open_session(
-        self, *, account_id: str, arn: str, user_id: str, lasts: timedelta, task: frozenset[str] | None = None
+        self,
+        *,
+        account_id: str,
+        arn: str,
+        user_id: str,
+        lasts: timedelta,
+        task: frozenset[str] | None = None,
+        user: Any = None,
     ) -> Session:
+        # Whole seconds, as aws:TokenIssueTime is.
+        now = self.clock.now()
         session = Session(
             access_key_id=_access_key_id("ASIA"),
             secret_access_key=secrets.token_urlsafe(30),
@@ -345,8 +357,10 @@ class World:
             account_id=account_id,
             arn=arn,
             user_id=user_id,
-            expires_at=(self.clock.now() + lasts).replace(microsecond=0),
+            expires_at=(now + lasts).replace(microsecond=0),
+            issued_at=now.replace(microsecond=0),
             task=task,
+            user=user,
         )
         self.sessions[session.access_key_id] = session
         self._made_secret(session.secret_access_key)
