@@ -1,7 +1,7 @@
 """What people ask for, and what they are shown: requests, statuses, and the counts that a pass starts from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -73,7 +73,7 @@ class PeoplePart(JournalPart):
         """In one transaction: a drift look sees thousands of users."""
         with self._store.write() as conn:
             for status in statuses:
-                values = asdict(status)
+                values = {name: getattr(status, name) for name in _STATUS}
                 keys = {name: values.pop(name) for name in ("account_id", "user_id")}
                 t.put(conn, t.principal_status, keys, {**values, "reason": status.reason.value})
 
@@ -207,6 +207,10 @@ def _ask(conn: sa.Connection, account_id: AccountId, user_name: str, asked: Aske
         },
     )
     return request_id
+
+
+# `asdict` would copy every value.
+_STATUS = tuple(each.name for each in fields(PrincipalStatus))
 
 
 @cache

@@ -39,7 +39,6 @@ NETWORK_FILESYSTEMS: Final = {
 }
 
 _BUSY_PAUSE_S: Final = 0.01
-_WRITING: Final = "rekeyd_writing"
 _locks: dict[str, threading.RLock] = {}
 _locks_lock = threading.Lock()
 
@@ -77,7 +76,8 @@ class SqliteStore:
             raise JournalError("the journal was opened for reading only")
         with self._lock, self._wrapped():
             self._check_file()
-            with self._engine.connect().execution_options(**{_WRITING: True}) as conn, conn.begin():
+            with self._engine.connect() as conn, conn.begin():
+                _begin(conn, "BEGIN IMMEDIATE")
                 yield conn
             # Between the look and the commit it may have gone: then the commit went into a file without a name.
             self._check_file()
@@ -87,11 +87,13 @@ class SqliteStore:
         """One consistent view."""
         if self.path is None:
             with self._lock, self._wrapped(), self._engine.connect() as conn, conn.begin():
+                _begin(conn, "BEGIN")
                 yield conn
             return
         with self._wrapped():
             self._check_file()
             with self._engine.connect() as conn, conn.begin():
+                _begin(conn, "BEGIN")
                 yield conn
 
     def pragma(self, name: str) -> Any:
@@ -151,7 +153,6 @@ class SqliteStore:
                 hide_parameters=True,
             )
         sa.event.listen(engine, "connect", _set_pragmas if not self.read_only else _set_reading_pragmas)
-        sa.event.listen(engine, "begin", _begin)
         return engine
 
     def _connect(self) -> sqlite3.Connection:
@@ -235,11 +236,11 @@ def _set_reading_pragmas(connection: sqlite3.Connection, _record: object) -> Non
     connection.execute("PRAGMA query_only=ON")
 
 
-def _begin(conn: sa.Connection) -> None:
-    # The driver's own BEGIN is deferred: two of them that both go on to write would deadlock into SQLITE_BUSY at once.
-    writing = conn.get_execution_options().get(_WRITING, False)
-    # Past the library: every look makes a dozen transactions, and its own way to a statement costs more than they do.
-    conn.connection.cursor().execute("BEGIN IMMEDIATE" if writing else "BEGIN")
+def _begin(conn: sa.Connection, how: str) -> None:
+    """`BEGIN` is deferred: two of them that both go on to write would deadlock into SQLITE_BUSY at once."""
+    # Past the library, and no listener of its event: that costs every statement something, and its own way to this
+    # statement costs more than SQLite does. A look makes three dozen statements in a dozen transactions.
+    conn.connection.cursor().execute(how)
 
 
 def _wrap(error: sa.exc.SQLAlchemyError, path: Path | None) -> JournalError:
