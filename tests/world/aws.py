@@ -173,6 +173,10 @@ class AccountState:
     unwatched: str | None = None
     """Excluded or suspended, and why."""
     tags_unreadable: bool = False
+    summary_blind: bool = False
+    """The account summary shows no root access key, whatever there is."""
+    report_blind: bool = False
+    """The credential report lists no root access key, whatever there is."""
 
     def forget_principals(self) -> None:
         """After `tags_unreadable` was switched."""

@@ -156,7 +156,7 @@ class WorldIam:
     def account_summary(self) -> AccountSummary:
         def effect(account: AccountState) -> AccountSummary:
             return AccountSummary(
-                root_access_keys_present=bool(account.root_keys),
+                root_access_keys_present=bool(account.root_keys) and not account.summary_blind,
                 root_mfa_enabled=account.root_mfa,
                 root_password_present=account.root_password,
                 users=len(account.users),
@@ -273,17 +273,18 @@ class WorldIam:
 
 
 def _root_row(account: AccountState) -> ReportRow:
+    listed = [] if account.report_blind else account.root_keys
     return ReportRow(
         user_name="<root_account>",
         arn=f"arn:{account.partition}:iam::{account.id}:root",
         keys=tuple(
             ReportKey(active=key.active, created_at=key.created_at, last_used_at=key.last_used_at)
-            for key in account.root_keys[:MAX_KEYS_PER_USER]
+            for key in listed[:MAX_KEYS_PER_USER]
         ),
         password_enabled=account.root_password,
         password_last_used_at=account.root_password_last_used_at,
         mfa_active=account.root_mfa,
-        more_credentials=len(account.root_keys) > MAX_KEYS_PER_USER,
+        more_credentials=len(listed) > MAX_KEYS_PER_USER,
     )
 
 
