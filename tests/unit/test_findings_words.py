@@ -9,7 +9,7 @@ from rekeyd.core.findings import AccountSeen, FindingReason, check, found, refus
 from rekeyd.core.model import AccessKeyId
 from rekeyd.core.notice import AlarmState, state_of
 from rekeyd.core.reasons import Reason
-from rekeyd.core.rights import NO_PASSWORD_POLICY
+from rekeyd.core.rights import NO_PASSWORD_POLICY, PasswordPolicy
 from tests.unit.test_findings import (
     ACCOUNT,
     DAY,
@@ -259,3 +259,26 @@ def test_where_an_alarm_stands(case: str) -> None:
         now=NOW,
     )
     assert state is expected
+
+
+# The numbers of prowler/compliance/aws/cis_*_aws.json.
+@pytest.mark.parametrize(
+    ("length", "reuse", "clauses"),
+    [
+        (13, 24, {"CIS v1.4 1.8", "CIS v4.0 1.8", "CIS v5.0 1.7", "CIS v6.0 2.7", "CIS v7.0 2.8"}),
+        (14, 23, {"CIS v1.4 1.9", "CIS v4.0 1.9", "CIS v5.0 1.8", "CIS v6.0 2.8", "CIS v7.0 2.9"}),
+        (8, 0, {"CIS v1.4 1.8", "CIS v1.4 1.9", "CIS v7.0 2.8", "CIS v7.0 2.9"}),
+    ],
+    ids=["too short", "too few remembered", "both"],
+)
+def test_a_password_policy_is_judged_item_by_item_and_names_the_clauses_of_its_weak_items(
+    length: int, reuse: int, clauses: set[str]
+) -> None:
+    policy = PasswordPolicy(minimum_length=length, reuse_prevention=reuse)
+    (weak,) = [
+        finding
+        for finding in check(dataclasses.replace(seen(), password_policy=policy), NOW)
+        if finding.reason == FindingReason.WEAK_PASSWORD_POLICY
+    ]
+    assert clauses <= set(weak.cis)
+    assert len(weak.cis) == 8 * ((length < 14) + (reuse < 24))

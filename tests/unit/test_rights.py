@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from rekeyd.adapters.aws_rights import rights_of
-from rekeyd.core.rights import NO_PASSWORD_POLICY, allows_everything, weaknesses
+from rekeyd.core.rights import NO_PASSWORD_POLICY, PasswordItem, allows_everything, weaknesses
 
 ARN = "arn:aws:iam::111122223333:user/ci"
 ADMINISTRATOR = "arn:aws:iam::aws:policy/AdministratorAccess"
@@ -105,7 +105,7 @@ def test_every_version_of_the_quarantine_policy_is_known(version: str) -> None:
 
 
 def test_an_account_without_a_password_policy_lacks_both_items() -> None:
-    assert weaknesses(NO_PASSWORD_POLICY) == (
-        "8 characters are enough, and 14 should be the least",
-        "no former passwords are refused, and 24 should be",
-    )
+    assert weaknesses(NO_PASSWORD_POLICY) == {
+        PasswordItem.LENGTH: "8 characters are enough, and 14 should be the least",
+        PasswordItem.REUSE: "no former passwords are refused, and 24 should be",
+    }

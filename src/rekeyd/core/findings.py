@@ -11,6 +11,7 @@ watches and a fact that nobody gathered are not "clear".
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rekeyd.core.findings_model import (
@@ -23,7 +24,7 @@ from rekeyd.core.findings_model import (
     found,
     refused,
 )
-from rekeyd.core.findings_text import FindingReason
+from rekeyd.core.findings_text import PASSWORD_CLAUSES, FindingReason
 from rekeyd.core.posture import ReportKey, ReportRow
 from rekeyd.core.rights import weaknesses
 from rekeyd.core.sessions import POLICY_NAME, removable_at
@@ -212,7 +213,10 @@ def _root_used(seen: AccountSeen, now: datetime) -> Iterator[Finding]:
 
 
 def root_used_at(seen: AccountSeen) -> datetime | None:
-    """The latest of the report's three dates: a password's old use must not hide a key's new one. None: none known."""
+    """The latest of the report's three dates and CloudTrail's: a password's old use must not hide a key's new one.
+
+    None: none is known.
+    """
     row = seen.report.root if seen.report is not None else None
     if row is None:
         return None
@@ -346,13 +350,15 @@ def _administrator_with_keys(seen: AccountSeen, _now: datetime) -> Iterator[Find
 
 
 def _weak_password_policy(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
-    items = weaknesses(seen.password_policy) if seen.password_policy is not None else ()
+    items = weaknesses(seen.password_policy) if seen.password_policy is not None else {}
     if items:
-        yield found(
+        weak = found(
             FindingReason.WEAK_PASSWORD_POLICY,
             account_id=seen.account_id,
-            detail=f"account {seen.label}, {'; '.join(items)}",
+            detail=f"account {seen.label}, {'; '.join(items.values())}",
         )
+        # A clause is named only where its own item is weak.
+        yield replace(weak, cis=tuple(clause for item in items for clause in PASSWORD_CLAUSES[item]))
 
 
 def _posture_unreadable(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:

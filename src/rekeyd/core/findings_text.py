@@ -11,6 +11,7 @@ prowler/compliance/aws/cis_*_aws.json. v1.4 to v4.0 share their numbers.
 from enum import StrEnum
 
 from rekeyd.core.reasons import Reason, Severity
+from rekeyd.core.rights import PasswordItem
 
 
 class FindingReason(StrEnum):
@@ -136,6 +137,12 @@ def _clauses(to_v4: str, v5: str, v6: str, v7: str | None) -> tuple[str, ...]:
 
 _OLD_KEYS = _clauses("1.14", "1.13", "2.13", "2.12")
 
+PASSWORD_CLAUSES = {
+    PasswordItem.LENGTH: _clauses("1.8", "1.7", "2.7", "2.8"),
+    PasswordItem.REUSE: _clauses("1.9", "1.8", "2.8", "2.9"),
+}
+"""Which item of a password policy is which clause."""
+
 _CIS = {
     FindingReason.ROOT_ACCESS_KEY: _clauses("1.4", "1.3", "2.3", "2.4"),
     FindingReason.ROOT_UNREADABLE: _clauses("1.4", "1.3", "2.3", "2.4"),
@@ -147,10 +154,7 @@ _CIS = {
     FindingReason.KEY_UNUSED: _clauses("1.12", "1.11", "2.11", "2.11"),
     FindingReason.CONSOLE_USER_WITH_KEYS: _clauses("1.11", "1.10", "2.10", None),
     FindingReason.TWO_ACTIVE_KEYS: _clauses("1.13", "1.12", "2.12", None),
-    FindingReason.WEAK_PASSWORD_POLICY: (
-        *_clauses("1.8", "1.7", "2.7", "2.8"),
-        *_clauses("1.9", "1.8", "2.8", "2.9"),
-    ),
+    FindingReason.WEAK_PASSWORD_POLICY: tuple(clause for item in PASSWORD_CLAUSES.values() for clause in item),
 }
 
 _POLICY = "compare the policy of rekeyd's role in account {account_id} with: rekeyd policy aws"

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote
 
@@ -54,15 +55,24 @@ _LEAST_LENGTH = 14
 _LEAST_REMEMBERED = 24
 
 
-def weaknesses(policy: PasswordPolicy) -> tuple[str, ...]:
-    """Item by item; empty: as the benchmarks ask."""
-    found = []
+class PasswordItem(StrEnum):
+    """What the benchmarks ask of a password policy, each in a clause of its own."""
+
+    LENGTH = "length"
+    REUSE = "reuse"
+
+
+def weaknesses(policy: PasswordPolicy) -> Mapping[PasswordItem, str]:
+    """What is wrong with each item; empty: as the benchmarks ask."""
+    found = {}
     if policy.minimum_length < _LEAST_LENGTH:
-        found.append(f"{policy.minimum_length} characters are enough, and {_LEAST_LENGTH} should be the least")
+        found[PasswordItem.LENGTH] = (
+            f"{policy.minimum_length} characters are enough, and {_LEAST_LENGTH} should be the least"
+        )
     if policy.reuse_prevention < _LEAST_REMEMBERED:
         remembered = policy.reuse_prevention or "no"
-        found.append(f"{remembered} former passwords are refused, and {_LEAST_REMEMBERED} should be")
-    return tuple(found)
+        found[PasswordItem.REUSE] = f"{remembered} former passwords are refused, and {_LEAST_REMEMBERED} should be"
+    return found
 
 
 def administrator_by(attached: Iterable[str], documents: Iterable[tuple[str, Any]]) -> str | None:
