@@ -120,6 +120,9 @@ class Iam(Protocol):
     def user_rights(self) -> Mapping[str, UserRights]:
         """By ARN: every user's policies, judged (account authorization details with groups and policies)."""
 
+    def root_used_at(self, *, since: datetime) -> datetime | None:
+        """By CloudTrail: the newest call or sign-in of the root user itself since then; None: it shows none."""
+
     def account_alias(self) -> str | None: ...
 
     def credential_report(self, *, max_wait: timedelta) -> CredentialReport:

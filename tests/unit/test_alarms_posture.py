@@ -330,3 +330,23 @@ def test_a_managed_user_is_seen_as_its_last_look_and_its_policy_say() -> None:
         oldest_active_at=START,
         looked_at=START + DAY,
     )
+
+
+def test_a_use_that_cloudtrail_shows_raises_within_the_hour_and_its_end_waits_for_the_week(
+    world: World, journal: Journal
+) -> None:
+    watch = RootWatch(world, journal)
+    watch.check()
+    world.account(ACCOUNT).root_seen_used_at = world.clock.now()
+    told = [pair for _ in range(4) for pair in watch.check()]
+    assert ("raised", "root_used") in told
+    # CloudTrail fails, or may not be asked any more: what it showed stays seen.
+    world.account(ACCOUNT).cloudtrail = False
+    told = [pair for _ in range(8) for pair in watch.check()]
+    assert ("resolved", "root_used") not in told
+    assert watch.seen is not None
+    assert watch.seen.trail_unreadable is not None
+    assert watch.seen.trail_unreadable.denied
+    assert "root_trail_unreadable" not in [alarm.reason for alarm in journal.alarms()], "it is low: listed only"
+    world.clock.advance(8 * DAY)
+    assert ("resolved", "root_used") in watch.check()

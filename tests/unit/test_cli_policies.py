@@ -83,9 +83,11 @@ def test_observing_needs_no_right_to_change() -> None:
     assert all(verb.startswith(("Get", "List", "Generate", "Lookup")) for verb in verbs)
 
 
-def test_cloudtrail_is_asked_for_only_when_it_is_used() -> None:
-    assert "Attribute" in _statements(_config(""))
-    assert "Attribute" not in _statements(_config('[orphans]\nattribution = "never"'))
+def test_cloudtrail_is_asked_for_in_any_case_and_its_purpose_said() -> None:
+    assert _statements(_config(""))["Attribute"]["Action"] == ["cloudtrail:LookupEvents"]
+    without = _statements(_config('[orphans]\nattribution = "never"'))
+    assert "Attribute" not in without
+    assert without["SeeRootUse"]["Action"] == ["cloudtrail:LookupEvents"]
 
 
 def test_the_partition_is_in_every_arn() -> None:

@@ -23,6 +23,7 @@ from rekeyd.core.findings import (
     found,
     refused,
     root_state,
+    root_used_at,
     undecided,
 )
 from rekeyd.core.model import AccessKeyId, AccountId
@@ -204,6 +205,15 @@ def with_rights(
 ACCOUNT_FINDINGS: dict[str, tuple[AccountSeen, list[str]]] = {
     "a clear account has none": (CLEAR, []),
     "an account of which nothing was gathered has none": (seen(), []),
+    "CloudTrail shows a use of the root user that the report does not": (
+        replace(CLEAR, root_seen_used_at=NOW - HOUR),
+        ["root_used"],
+    ),
+    "CloudTrail shows one before any report was read": (replace(seen(), root_seen_used_at=NOW - HOUR), ["root_used"]),
+    "a use of exactly a week ago is still found": (replace(CLEAR, root_seen_used_at=NOW - 7 * DAY), ["root_used"]),
+    "a use of a second more is not": (replace(CLEAR, root_seen_used_at=NOW - 7 * DAY - SECOND), []),
+    "CloudTrail may not be asked": (replace(CLEAR, trail_unreadable=DENIED), ["root_trail_unreadable"]),
+    "CloudTrail failed twice": (replace(CLEAR, trail_unreadable=failing(CHECKS_BEFORE_UNREADABLE - 1)), []),
     "a denied summary is found at once": (seen(summary_problem=DENIED), ["root_unreadable"]),
     "two failures of the summary are not": (seen(summary_problem=failing(CHECKS_BEFORE_UNREADABLE - 1)), []),
     "the third failure of the summary is": (
@@ -369,9 +379,19 @@ ROOT_BY_SUMMARY = {"root_access_key", "root_unreadable", "root_without_mfa"}
 
 UNDECIDED: dict[str, tuple[AccountSeen, AbstractSet[str], AbstractSet[str]]] = {
     "everything was read": (
-        replace(CLEAR, rights={}, password_policy=STRONG),
+        replace(CLEAR, rights={}, password_policy=STRONG, settings_seen_at=NOW),
         set(),
         {reason.value for reason in POSTURE_REASONS},
+    ),
+    "CloudTrail fails for a moment": (
+        replace(CLEAR, settings_seen_at=NOW, trail_unreadable=failing(1)),
+        {"root_used"},
+        {"root_trail_unreadable"},
+    ),
+    "CloudTrail may not be asked": (
+        replace(CLEAR, settings_seen_at=NOW, trail_unreadable=DENIED),
+        set(),
+        {"root_used", "root_trail_unreadable"},
     ),
     "nothing was gathered": (seen(), POSTURE_REASONS - {FindingReason.ROOT_UNWATCHED}, {"root_unwatched"}),
     "nobody watches": (
@@ -508,3 +528,22 @@ def test_no_spelling_means_two_things() -> None:
 
 def test_remedies_are_written_only_for_refusals() -> None:
     assert {reason for reason in findings_text._REFUSAL_REMEDIES if reason.severity is None} == set()
+
+
+def test_of_report_and_cloudtrail_the_newest_use_of_the_root_user_is_told() -> None:
+    reported = seen(summary(), report(root_row=root(password_used=HOUR)), users={})
+    for by_trail, told in ((2 * HOUR, HOUR), (timedelta(minutes=1), timedelta(minutes=1))):
+        facts = replace(reported, root_seen_used_at=NOW - by_trail)
+        assert root_used_at(facts) == NOW - told
+        (finding,) = [each for each in check(facts, NOW) if each.reason == "root_used"]
+        assert f"{NOW - told:%Y-%m-%d %H:%M} UTC" in finding.message
+
+
+def test_a_cloudtrail_that_may_not_be_asked_is_listed_with_the_permission_and_wakes_nobody() -> None:
+    refused = Unreadable(
+        denied=True, failures_in_a_row=1, detail="cloudtrail:LookupEvents for 111122223333 was refused: AccessDenied"
+    )
+    (finding,) = check(replace(CLEAR, trail_unreadable=refused), NOW)
+    assert finding.severity is Severity.LOW
+    assert "cloudtrail:LookupEvents" in finding.message
+    assert "allow cloudtrail:LookupEvents" in finding.remedy

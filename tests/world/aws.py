@@ -158,6 +158,8 @@ class AccountState:
     """User name to the policy that makes it one."""
     quarantined: dict[str, str] = field(default_factory=dict)
     """User name to the quarantine policy that AWS attached."""
+    root_seen_used_at: datetime | None = None
+    """The newest use of the root user that CloudTrail shows."""
     trail: list[TrailEvent] = field(default_factory=list)
     report: CredentialReport | None = None
     report_ready_at: datetime | None = None

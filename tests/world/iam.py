@@ -180,6 +180,15 @@ class WorldIam:
 
         return self._call("user_rights", effect)
 
+    def root_used_at(self, *, since: datetime) -> datetime | None:
+        def effect(account: AccountState) -> datetime | None:
+            if not account.cloudtrail:
+                raise AccessDeniedError(f"cloudtrail:LookupEvents for {account.id} was refused: AccessDenied")
+            used_at = account.root_seen_used_at
+            return used_at if used_at is not None and used_at >= since else None
+
+        return self._call("root_used_at", effect)
+
     def account_alias(self) -> str | None:
         try:
             return self._call("account_alias", lambda account: account.alias)

@@ -20,6 +20,7 @@ from rekeyd.adapters.aws_errors import FOREIGN, Call, blames_own_credentials, ch
 from rekeyd.adapters.aws_report import parse_report
 from rekeyd.adapters.aws_rights import rights_of
 from rekeyd.adapters.aws_session import AwsSessions
+from rekeyd.adapters.aws_trail import AwsTrail
 from rekeyd.core.model import (
     AccessKey,
     AccessKeyId,
@@ -240,6 +241,9 @@ class AwsIam:
                 marker = {"Marker": _text(answer["Marker"])}
 
         return self._read("GetAccountAuthorizationDetails", read)
+
+    def root_used_at(self, *, since: datetime) -> datetime | None:
+        return AwsTrail(self._sessions, self.account_id).root_used_at(since=since)
 
     def account_alias(self) -> str | None:
         """None also when rekeyd may not ask: it is for people's eyes only."""

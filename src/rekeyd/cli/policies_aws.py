@@ -59,8 +59,11 @@ def work_policy(config: Config, partition: str, account_id: str | None) -> Print
         _statement("Scan", "Allow", _SCAN, ("*",)),
         _statement("ReadKeys", "Allow", _READ, (arns.user("/", "*"),)),
     ]
-    if config.orphans.attribution is Attribution.CLOUDTRAIL:
-        statements.append(_statement("Attribute", "Allow", ("cloudtrail:LookupEvents",), ("*",)))
+    # Use of the root user is looked up whether or not created keys are.
+    sid = "Attribute" if config.orphans.attribution is Attribution.CLOUDTRAIL else "SeeRootUse"
+    statements.append(_statement(sid, "Allow", ("cloudtrail:LookupEvents",), ("*",)))
+    if not _entered(config, account_id):
+        statements += _own(config, partition)
     if config.fleet.mode is FleetMode.OBSERVE:
         notes.append('fleet.mode is "observe": this policy only reads')
         return _printed(statements, notes)

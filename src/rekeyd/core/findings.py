@@ -56,6 +56,7 @@ POSTURE_REASONS = frozenset(
         FindingReason.ROOT_UNREADABLE,
         FindingReason.ROOT_UNWATCHED,
         FindingReason.ROOT_USED,
+        FindingReason.ROOT_TRAIL_UNREADABLE,
         FindingReason.ROOT_WITHOUT_MFA,
         FindingReason.REPORT_UNREADABLE,
         FindingReason.KEY_OVER_MAX_AGE,
@@ -114,6 +115,11 @@ def undecided(seen: AccountSeen) -> frozenset[FindingReason]:
         left |= {FindingReason.WEAK_PASSWORD_POLICY}
     if seen.rights is None or seen.password_policy is None:
         left |= {FindingReason.POSTURE_UNREADABLE}
+    if seen.settings_seen_at is None:
+        left |= {FindingReason.ROOT_TRAIL_UNREADABLE}
+    if seen.trail_unreadable is not None and not seen.trail_unreadable.denied:
+        # What it showed before may be newer than the report. Where it may not be asked, the report alone decides.
+        left |= {FindingReason.ROOT_USED}
     return left
 
 
@@ -218,10 +224,19 @@ def root_used_at(seen: AccountSeen) -> datetime | None:
     None: none is known.
     """
     row = seen.report.root if seen.report is not None else None
-    if row is None:
-        return None
-    dates = (row.password_last_used_at, *(key.last_used_at for key in row.keys))
+    reported = () if row is None else (row.password_last_used_at, *(key.last_used_at for key in row.keys))
+    dates = (seen.root_seen_used_at, *reported)
     return max((date for date in dates if date is not None), default=None)
+
+
+def _root_trail_unreadable(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
+    problem = seen.trail_unreadable
+    if problem is not None and problem.lasting:
+        yield found(
+            FindingReason.ROOT_TRAIL_UNREADABLE,
+            account_id=seen.account_id,
+            detail=f"account {seen.label}, {_failing(problem)}",
+        )
 
 
 def _root_without_mfa(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
@@ -394,6 +409,7 @@ CHECKS: tuple[Check, ...] = (
     _root_access_key,
     _root_unreadable,
     _root_used,
+    _root_trail_unreadable,
     _root_without_mfa,
     _root_unwatched,
     _report_unreadable,

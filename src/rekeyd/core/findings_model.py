@@ -105,12 +105,15 @@ class AccountSeen:
     report: CredentialReport | None = None
     report_unreadable: Unreadable | None = None
     settings_seen_at: datetime | None = None
-    """When password policy and rights were asked for last, with or without success."""
+    """When password policy, rights and CloudTrail were asked for last, with or without success."""
     password_policy: PasswordPolicy | None = None
     password_unreadable: Unreadable | None = None
     rights: Mapping[str, UserRights] | None = None
     """By ARN."""
     rights_unreadable: Unreadable | None = None
+    root_seen_used_at: datetime | None = None
+    """The newest use of the root user that CloudTrail ever showed; None: none, or it was never asked."""
+    trail_unreadable: Unreadable | None = None
     unwatched: str | None = None
     """Why nobody looks: excluded, suspended, vanished. Such an account is never clear."""
     managed: Mapping[str, ManagedSeen] | None = None

@@ -21,6 +21,7 @@ class FindingReason(StrEnum):
     ROOT_UNREADABLE = "root_unreadable"
     ROOT_UNWATCHED = "root_unwatched"
     ROOT_USED = "root_used"
+    ROOT_TRAIL_UNREADABLE = "root_trail_unreadable"
     ROOT_WITHOUT_MFA = "root_without_mfa"
     REPORT_UNREADABLE = "report_unreadable"
     KEY_OVER_MAX_AGE = "key_over_max_age"
@@ -72,6 +73,7 @@ _SENTENCES = {
     FindingReason.ROOT_UNREADABLE: "whether the account's root user has access keys cannot be told",
     FindingReason.ROOT_UNWATCHED: "nobody watches the account's root user",
     FindingReason.ROOT_USED: "the account's root user was used",
+    FindingReason.ROOT_TRAIL_UNREADABLE: "use of the account's root user is seen hours late, by the report alone",
     FindingReason.ROOT_WITHOUT_MFA: "the account's root user has a password and no MFA",
     FindingReason.REPORT_UNREADABLE: "the account's credential report cannot be read",
     FindingReason.KEY_OVER_MAX_AGE: "a managed user has an active access key over its policy's age limit",
@@ -101,6 +103,8 @@ _SEVERITIES = {
     # Not watching is mostly somebody's wish, and must be seen all the same.
     FindingReason.ROOT_UNWATCHED: Severity.MEDIUM,
     FindingReason.ROOT_USED: Severity.HIGH,
+    # The credential report shows it all the same: listed, and nobody is woken in each of a hundred accounts.
+    FindingReason.ROOT_TRAIL_UNREADABLE: Severity.LOW,
     FindingReason.ROOT_WITHOUT_MFA: Severity.HIGH,
     # Root access keys can still be told, from the account summary.
     FindingReason.REPORT_UNREADABLE: Severity.HIGH,
@@ -180,6 +184,7 @@ _REMEDIES = {
         "find out who used it and for what: CloudTrail console > Event history, User name = root. Daily work belongs "
         "to roles. https://docs.aws.amazon.com/IAM/latest/UserGuide/root-user-best-practices.html"
     ),
+    FindingReason.ROOT_TRAIL_UNREADABLE: f"allow cloudtrail:LookupEvents; {_POLICY}",
     FindingReason.ROOT_WITHOUT_MFA: (
         "sign in as the root user of account {account_id}: account name > Security credentials > Multi-factor "
         "authentication; in a member account of an organization rather remove the root password. "

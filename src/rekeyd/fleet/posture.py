@@ -36,7 +36,8 @@ REPORT_LIFE = timedelta(hours=4)
 https://docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_getting-report.html"""
 
 SETTINGS_LIFE = timedelta(hours=1)
-"""How long a user whom AWS put in quarantine may go unseen; two calls an account."""
+"""How long a user whom AWS put in quarantine, or a use of the root user, may go unseen; three calls an account, or
+four where `aws.region` is not the Region of IAM's events."""
 
 
 def gather(
@@ -188,6 +189,8 @@ def _settings_are_old(before: AccountSeen, now: datetime) -> bool:
 def _with_settings(seen: AccountSeen, iam: Iam) -> AccountSeen:
     passwords, passwords_unreadable = _look(iam.password_policy, seen.password_unreadable)
     rights, rights_unreadable = _look(iam.user_rights, seen.rights_unreadable)
+    since = seen.seen_at - seen.limits.root_used_within
+    used, trail_unreadable = _look(lambda: (iam.root_used_at(since=since),), seen.trail_unreadable)
     return replace(
         seen,
         settings_seen_at=seen.seen_at,
@@ -195,6 +198,8 @@ def _with_settings(seen: AccountSeen, iam: Iam) -> AccountSeen:
         password_unreadable=passwords_unreadable,
         rights=rights if rights is not None else seen.rights,
         rights_unreadable=rights_unreadable,
+        root_seen_used_at=(used[0] if used is not None else None) or seen.root_seen_used_at,
+        trail_unreadable=trail_unreadable,
     )
 
 
