@@ -305,6 +305,7 @@ WRONG_VAULT = {
         "vault.proxy",
         "would read every secret",
     ),
+    "KV version 1": ('address = "https://v"\nkv_version = 1', "vault.kv_version", "must be KV version 2"),
     "a proxy without a port": ('address = "https://v"\nproxy = "http://p"', "vault.proxy", "not http://host:port"),
     "an unknown placeholder": (
         'address = "https://v"\npath = "aws/{user}"',

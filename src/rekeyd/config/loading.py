@@ -216,6 +216,13 @@ def _unknown_key(path: Path) -> tuple[str, str | None, bool]:
             None if where is None else f"write it into a file and its path here: {where}",
             True,
         )
+    if key == "kv_version":
+        # docs/decisions/0008-kv-version-1.md
+        return (
+            "is no setting: the mount must be KV version 2, since version 1 has no check-and-set",
+            "leave it out; a mount of version 1 is upgraded by: vault kv enable-versioning MOUNT",
+            False,
+        )
     near = nearest(key, known)
     if near is not None:
         return "unknown key", f"did you mean {near}?", False
