@@ -3,6 +3,7 @@
 import re
 import signal
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -134,6 +135,9 @@ def test_two_at_once_make_one_key(stand: Stand) -> None:
 
 def test_one_that_may_not_wait_says_busy_and_leaves_nothing_asked(stand: Stand) -> None:
     first = _in_the_middle(stand, "ci")
+    limits = Path(f"/proc/{first.pid}/limits").read_text().splitlines()
+    # P7: it holds a pair now.
+    assert [line.split()[4:6] for line in limits if line.startswith("Max core file size")] == [["0", "0"]]
     second = stand.run("rotate-now", "ci", "--lock-timeout", "0.2s", "--json")
     assert second.code == 5
     assert _rotation(second)["outcome"] == "unchanged"

@@ -72,8 +72,10 @@ def move(
     from rekeyd.cli import targets
     from rekeyd.cli.person import actor, refuse_other_user
     from rekeyd.cli.stopping import stopped_by_signals
+    from rekeyd.daemon.hardening import forbid_core_dumps
 
     refuse_other_user(config)
+    forbid_core_dumps()
     if config.fleet.mode.value == "observe":
         raise StateError('fleet.mode is "observe", so nothing is changed', hint='set fleet.mode = "enforce"')
     with opened(config, actor=actor()) as opened_app, stopped_by_signals(opened_app.clock):

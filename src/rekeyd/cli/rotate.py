@@ -145,11 +145,13 @@ def rotate_now(
     from rekeyd.cli.asking import Asking
     from rekeyd.cli.person import actor, refuse_other_user
     from rekeyd.cli.stopping import stopped_by_signals
+    from rekeyd.daemon.hardening import forbid_core_dumps
 
     if dry_run:
         with observing(config, actor=actor()) as seen:
             return report(session, [_foreseen(seen, target, wish) for target in _targets(seen, wish)], dry_run=True)
     refuse_other_user(config)
+    forbid_core_dumps()
     if config.fleet.mode.value == "observe":
         raise StateError(
             'fleet.mode is "observe", so nothing is changed', hint='set fleet.mode = "enforce", or use --dry-run'
