@@ -121,3 +121,21 @@ def test_an_operator_without_the_right_leaves_a_done_rotation_and_says_what_to_r
 def test_sessions_are_revoked_in_emergencies_only(stand: Stand) -> None:
     ran = stand.run("rotate-now", "ci", "--revoke-sessions", "--json")
     assert (ran.code, ran.document["error"]["code"]) == (2, "usage")
+
+
+def test_the_daemon_replaces_by_itself_what_aws_and_a_person_say_is_exposed(stand: Stand) -> None:
+    stand.write_config({"overlap": "1h", "quarantine": "1h", "on_exposed": "rotate"})
+    # Young, so that nothing else would rotate them.
+    told, found = (stand.user(name, key_age=timedelta(days=5)) for name in ("told", "found"))
+    policy = "arn:aws:iam::aws:policy/AWSCompromisedKeyQuarantineV3"
+    stand.aws.client("iam").attach_user_policy(UserName="found", PolicyArn=policy)
+    with stand.daemon() as daemon:
+        key = found.key.access_key_id
+        eventually(lambda: stand.aws.key(key).status == "Inactive" or None, "AWS's notice is answered", alive=daemon)
+        key = told.key.access_key_id
+        raised = stand.run("alarms", "raise", "exposed", key, "--because", "seen in a log")
+        assert raised.code == 0, raised.err
+        eventually(lambda: stand.aws.key(key).status == "Inactive" or None, "a person's word is answered", alive=daemon)
+    for name in ("told", "found"):
+        assert stand.serves_a_live_pair(name)
+        assert len(stand.aws.calls("CreateAccessKey", user=name)) == 1

@@ -1,4 +1,4 @@
-"""Use of the root user as CloudTrail shows it over HTTP: its own calls, and nobody else's."""
+"""What CloudTrail shows over HTTP: the root user's own calls and nobody else's, and the roles that a key began."""
 
 import json
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ import pytest
 
 from rekeyd.adapters.aws_accounts import AwsCloud
 from rekeyd.adapters.aws_session import AwsSettings, OrganizationSettings
-from rekeyd.adapters.aws_trail import is_root_user
+from rekeyd.adapters.aws_trail import AwsTrail, is_root_user
 from rekeyd.adapters.clock import SystemClock
-from rekeyd.core.model import AccountId
+from rekeyd.core.model import AccessKeyId, AccountId
 from rekeyd.demo.emulator import EmulatedAws
 from rekeyd.errors import AccessDeniedError
 
@@ -97,3 +97,23 @@ def test_a_sign_in_of_the_root_user_counts() -> None:
     assert is_root_user(
         {"userIdentity": {"type": "Root"}, "eventName": "ConsoleLogin", "eventType": "AwsConsoleSignIn"}
     )
+
+
+def test_roles_are_followed_from_a_key_over_its_sessions(aws: EmulatedAws) -> None:
+    user = aws.create_user(HUB, "ci", key_age=timedelta(days=1), admin=True)
+    direct, chained = aws.add_role(HUB, "direct"), aws.add_role(HUB, "chained")
+    key = user.key
+    sts = aws.client_with("sts", key.access_key_id, key.secret_access_key)
+    sts.assume_role(RoleArn=direct, RoleSessionName="one")
+    made = sts.get_session_token()["Credentials"]
+    within = aws.client_with("sts", made["AccessKeyId"], made["SecretAccessKey"], token=made["SessionToken"])
+    within.assume_role(RoleArn=chained, RoleSessionName="two")
+    aws.client("sts").assume_role(RoleArn=direct, RoleSessionName="somebody else")
+    since = aws.clock.now() - timedelta(hours=12)
+    seen = AwsTrail(cloud_of(aws).sessions, HUB).roles_of(AccessKeyId(key.access_key_id), since=since)
+    assert {(role.role_arn, role.session_name, role.signed_by) for role in seen.roles} == {
+        (direct, "one", key.access_key_id),
+        (chained, "two", made["AccessKeyId"]),
+    }
+    assert seen.complete
+    assert seen.regions == ("us-east-1",)
