@@ -52,8 +52,9 @@ test: lint ## lint and every test, the fast ones first
 	$(BIN)/pytest -q -n $(SLOW_JOBS) --dist worksteal -m "slow and not cluster" $(PYTEST_ARGS) \
 		|| $(BIN)/pytest -q --last-failed --last-failed-no-failures none -m "slow and not cluster" $(PYTEST_ARGS)
 
-cluster: .venv/ready ## Vault as in production: three nodes, of which some are lost
-	$(BIN)/pytest -q -m cluster $(PYTEST_ARGS) tests/contract/test_vault_cluster.py
+cluster: .venv/ready ## Vault as in production: one node and three, every login, whatever fails; ends with a table
+	$(BIN)/pytest -q -n 2 --dist loadfile -p no:randomly $(PYTEST_ARGS) \
+		tests/contract/test_vault_production.py tests/contract/test_vault_cluster.py
 
 fast: .venv/ready ## the tests that start no server and no process
 	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS) $(TESTS)

@@ -25,3 +25,24 @@ def kv_mount(openbao: OpenBaoServer) -> str:
     mount = f"kv{next(_numbers)}"
     openbao.enable_kv(mount)
     return mount
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The cells of Vault as it is run, of whatever part of them was played by this process."""
+    from tests.contract.vault_troubles import table
+
+    verdicts: dict[tuple[str, str, str], bool] = {}
+    seconds = 0.0
+    figures = []
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            told = dict(getattr(report, "user_properties", ()))  # a report of collecting has none
+            if "cell" in told:
+                trouble, server, login = told["cell"]
+                verdicts[trouble, server, login] = outcome == "passed" and verdicts.get((trouble, server, login), True)
+                seconds += report.duration
+            figures += [told["figure"]] if "figure" in told else []
+    if verdicts:
+        terminalreporter.section("rotations on Vault as it is run")
+        for line in [*table(verdicts, seconds), *figures]:
+            terminalreporter.write_line(line)

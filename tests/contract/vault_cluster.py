@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hvac
+import requests
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
@@ -47,39 +48,47 @@ def free_port() -> int:
 class TlsOpenBao(OpenBaoServer):
     """Beside its plain listener one with TLS that asks for client certificates."""
 
-    audits = True
-
     def __init__(self, certificate: Path, *, durable: bool) -> None:
         super().__init__(durable=durable)
         self.certificate = certificate
         self.tls_port = free_port()
+        self.audit_link = self.home / "audit"
 
     @property
     def tls_address(self) -> str:
         return f"https://127.0.0.1:{self.tls_port}"
 
-    @property
-    def audit_link(self) -> Path:
-        return self.home / "audit"
-
     def _audit_device(self) -> str:
         if not self.audit_link.is_symlink():
-            (self.home / "audit.log").touch()
-            self.audit_link.symlink_to(self.home / "audit.log")
+            self.audit_link.with_name("audit.log").touch()
+            self._link_audit(self.audit_link.with_name("audit.log"))
         # Mode 0000: the file's own is left alone, since it will be a device of the machine.
         return f'audit "file" "file" {{ options = {{ file_path = "{self.audit_link}", mode = "0000" }} }}\n'
 
     def fill_audit_disk(self, *, full: bool) -> None:
         """Every request is then carried out and answered with 500, as on a full disk."""
-        self.audit_link.unlink()
-        self.audit_link.symlink_to("/dev/full" if full else self.home / "audit.log")
-        os.kill(self.pid, signal.SIGHUP)  # opens the file anew
+        self._link_audit(Path("/dev/full") if full else self.audit_link.with_name("audit.log"))
+        self.open_audit_anew()
+
+    def heal(self) -> None:
+        """It was killed or sealed, or neither."""
+        if self._process is None:
+            self.restart()
+        else:
+            self.unseal()
+
+    def open_audit_anew(self) -> None:
+        os.kill(self.pid, signal.SIGHUP)
+
+    def _link_audit(self, to: Path) -> None:
+        new = self.audit_link.with_name("audit.new")
+        new.symlink_to(to)
+        new.replace(self.audit_link)
 
     def _write_config(self) -> Path:
         config = super()._write_config() or self.home / "server.hcl"
         before = config.read_text() if config.exists() and self.durable else ""
-        if self.audits:
-            before += self._audit_device()
+        before += self._audit_device()
         listener = (
             f'listener "tcp" {{\n  address = "127.0.0.1:{self.tls_port}"\n'
             f'  tls_cert_file = "{self.certificate}"\n  tls_key_file = "{self.certificate}"\n}}\n'
@@ -91,12 +100,12 @@ class TlsOpenBao(OpenBaoServer):
 class Node(TlsOpenBao):
     """One of three raft nodes; the first makes the cluster, the others join it."""
 
-    audits = False  # its path would have to be the same on all nodes
-
     def __init__(self, certificate: Path, *, number: int, first: "Node | None") -> None:
         super().__init__(certificate, durable=True)
         self.number = number
         self.first = first
+        if first is not None:
+            self.audit_link = first.audit_link  # the device's path is the same on all nodes
         self._accepted = {200, 429}
 
     def _write_config(self) -> Path:
@@ -118,6 +127,12 @@ class Node(TlsOpenBao):
     def _unsealed(self) -> bool:
         with self.client("") as client, contextlib.suppress(hvac.exceptions.VaultError):
             return not client.sys.submit_unseal_key(self._unseal_key)["sealed"]
+        return False
+
+    def works(self) -> bool:
+        """Whether a write through it arrives."""
+        with contextlib.suppress(hvac.exceptions.VaultError, requests.RequestException):
+            return self.write("healed", {"at": "now"}) > 0
         return False
 
     def unseal(self) -> None:
@@ -149,6 +164,17 @@ class Cluster:
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()
+
+    def heal(self) -> None:
+        """Whoever was killed or sealed is back, all three vote, and one of them leads."""
+        for node in self.nodes:
+            node.heal()
+        _until(lambda: len(self.voters()) == 3 and self.standby.works(), "three voters and a leader")
+
+    def fill_audit_disk(self, *, full: bool) -> None:
+        self.nodes[0].fill_audit_disk(full=full)
+        for node in self.nodes[1:]:
+            node.open_audit_anew()
 
     def voters(self) -> list[str]:
         with self.nodes[0].client() as client, contextlib.suppress(hvac.exceptions.VaultError):
@@ -203,16 +229,36 @@ class Logins:
             for method in ("approle", "kubernetes", "jwt", "cert"):
                 client.sys.enable_auth_method(method)
             self.set_up_approle(client)
-            self._jwt(client)
-            self._kubernetes(client)
-            certificate = self.authority.file.read_text()
-            client.adapter.post(
-                "/v1/auth/cert/certs/rekeyd",
-                json={"certificate": certificate, "token_policies": ["rekeyd"], "token_ttl": self.ttl},
-            )
-        write_secret(self.folder / "token", self.admin.create_token(["rekeyd"], ttl=self.ttl))
-        write_secret(self.folder / "jwt", self._signed())
+            self.configure_jwt(client)
+            self.make_jwt_role(client)
+            self._configure_kubernetes(client)
+            self.make_kubernetes_role(client)
+            self.make_cert_role(client)
+        self.new_token()
+        self.new_jwt()
         return self
+
+    def new_token(self) -> None:
+        """As an agent replaces its file."""
+        write_secret(self.folder / "token", self.admin.create_token(["rekeyd"], ttl=self.ttl))
+
+    def revoke_token_of_file(self) -> None:
+        self.admin.revoke_token((self.folder / "token").read_text().strip())
+
+    def revoke_tokens_of(self, method: str) -> None:
+        """All that this method ever gave."""
+        with self.admin.client() as client:
+            client.adapter.post(f"/v1/sys/leases/revoke-prefix/auth/{method}/login")
+
+    def new_jwt(self) -> None:
+        write_secret(self.folder / "jwt", self._signed())
+
+    def make_cert_role(self, client: Any) -> None:
+        certificate = self.authority.file.read_text()
+        client.adapter.post(
+            "/v1/auth/cert/certs/rekeyd",
+            json={"certificate": certificate, "token_policies": ["rekeyd"], "token_ttl": self.ttl},
+        )
 
     def await_kubernetes(self) -> None:
         """A standby takes a new configuration of this method over only every 30 s, and answers 403 until then."""
@@ -230,14 +276,23 @@ class Logins:
         write_secret(self.folder / "role_id", client.auth.approle.read_role_id("rekeyd")["data"]["role_id"])
         write_secret(self.folder / "secret_id", self.new_secret_id())
 
+    def unlock_approle(self) -> None:
+        """Vault locks a role after five refused logins, and many tests share this one."""
+        with self.admin.client() as client:
+            accessor = client.sys.list_auth_methods()["data"]["approle/"]["accessor"]
+            role_id = (self.folder / "role_id").read_text().strip()
+            client.adapter.post(f"/v1/sys/locked-users/{accessor}/unlock/{role_id}")
+
     def new_secret_id(self) -> str:
         with self.admin.client() as client:
             return remember(str(client.auth.approle.generate_secret_id("rekeyd")["data"]["secret_id"]))
 
-    def _jwt(self, client: Any) -> None:
+    def configure_jwt(self, client: Any) -> None:
         client.auth.jwt.configure(
             jwt_validation_pubkeys=[self.key.as_pem(private=False).decode()], bound_issuer="https://issuer"
         )
+
+    def make_jwt_role(self, client: Any) -> None:
         client.auth.jwt.create_role(
             "rekeyd",
             user_claim="sub",
@@ -248,12 +303,14 @@ class Logins:
             token_ttl=self.ttl,
         )
 
-    def _kubernetes(self, client: Any) -> None:
+    def _configure_kubernetes(self, client: Any) -> None:
         client.auth.kubernetes.configure(
             kubernetes_host=self.api_server.address,
             kubernetes_ca_cert=self.authority.file.read_text(),
             disable_local_ca_jwt=True,
         )
+
+    def make_kubernetes_role(self, client: Any) -> None:
         client.auth.kubernetes.create_role(
             "rekeyd",
             bound_service_account_names=["rekeyd"],

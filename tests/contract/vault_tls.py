@@ -49,6 +49,15 @@ class Authority:
         )
         return allow(path)
 
+    def revoked(self, file: Path) -> str:
+        """A list of revoked certificates in PEM, with the one in this file."""
+        now = datetime.now(UTC)  # noqa: TID251 - certificates are judged by the machine's clock
+        serial = x509.load_pem_x509_certificate(file.read_bytes()).serial_number
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.name).add_revoked_certificate(revoked)
+        builder = builder.last_update(now - timedelta(hours=1)).next_update(now + timedelta(hours=1))
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
     def _unsigned(self, subject: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)  # noqa: TID251 - certificates are judged by the machine's clock
         return (
