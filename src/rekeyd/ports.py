@@ -333,7 +333,9 @@ class AccountJournal(Protocol):
         old_key_id: AccessKeyId | None,
         target: AccessKeyId | None,
         at: datetime,
-    ) -> Rotation: ...
+        old_key_created_at: datetime | None = None,
+    ) -> Rotation:
+        """`old_key_created_at`: by IAM; for the audit trail alone."""
 
     def create_intended(
         self,

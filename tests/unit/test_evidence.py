@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,10 @@ from rekeyd import logs
 from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.journal import open_journal
 from rekeyd.cli.main import ended_with
+from rekeyd.core.model import AccessKeyId
+from rekeyd.fleet.ages import ages
 from rekeyd.fleet.evidence import COLUMNS, evidence, rows
+from rekeyd.ports import JournalEvent
 from tests.rig import ACCOUNT, DAY, Rig, policy
 from tests.secret_registry import write_secret
 
@@ -52,6 +55,106 @@ def test_every_row_fits_the_columns(rig: Rig) -> None:
         assert set(row) <= set(COLUMNS)
 
 
+# --- ages over time --------------------------------------------------------------------------------------------------
+
+
+def told(rig: Rig, *, since: datetime | None = None) -> list[tuple[str, float | None, float | None, str]]:
+    """(event, age before, age after, how well it is known), in days."""
+    document = evidence(rig.journal, rig.world.clock, since=since)
+    return [(row["event"], row["age_days_before"], row["age_days"], row["age_is"]) for row in document["ages"]]
+
+
+def test_the_age_of_the_oldest_active_key_is_told_at_each_change_and_now(rig: Rig) -> None:
+    assert told(rig) == [
+        ("rotation.opened", 100.0, 100.0, "exact"),
+        ("key.created", 100.0, 100.0, "exact"),
+        ("key.deactivated", 107.0, 7.0, "exact"),
+        ("key.deleted", 14.0, 14.0, "exact"),
+        ("now", None, 14.0, "exact"),
+    ]
+
+
+def test_ages_since_a_day_begin_with_that_day_and_reach_back_for_what_was_before(rig: Rig) -> None:
+    since = rig.world.clock.now() - 10 * DAY
+    assert told(rig, since=since)[:2] == [("since", None, 104.0, "exact"), ("key.deactivated", 107.0, 7.0, "exact")]
+
+
+def test_the_row_of_an_age_has_the_hash_of_its_event(rig: Rig) -> None:
+    hashes = {event.hash: event.event for event in rig.journal.history()}
+    rows_ = evidence(rig.journal, rig.world.clock, since=None)["ages"]
+    assert [hashes[row["hash"]] for row in rows_[:-1]] == [row["event"] for row in rows_[:-1]]
+
+
+def event(name: str, key: str, day: int, *, user: str = "ci", **detail: str | int | None) -> JournalEvent:
+    return JournalEvent(
+        seq=day,
+        at=NOW + day * DAY,
+        actor="daemon",
+        account_id=ACCOUNT,
+        user_name=user,
+        rotation_id=None,
+        event=name,
+        access_key_id=AccessKeyId(key),
+        reason=None,
+        detail=detail,
+        hash=f"{name}{day}",
+    )
+
+
+NOW = datetime.fromisoformat("2026-01-01T00:00:00Z")
+LIVES: dict[str, tuple[list[JournalEvent], list[tuple[float | None, str | None]]]] = {
+    "a key of unknown age is at least as old as the trail's knowledge of it": (
+        [event("rotation.opened", "OLD", 0), event("key.created", "NEW", 1)],
+        [(0.0, "at least"), (1.0, "at least"), (20.0, "at least")],
+    ),
+    "a deactivation whose answer was lost, and that happened": (
+        [
+            event("key.created", "OLD", 0),
+            event("key.created", "NEW", 5),
+            event("key.change_settled", "OLD", 9, verb="deactivate", happened=1),
+        ],
+        [(0.0, "exact"), (5.0, "exact"), (4.0, "exact"), (15.0, "exact")],
+    ),
+    "one that did not happen": (
+        [
+            event("key.created", "OLD", 0),
+            event("key.created", "NEW", 5),
+            event("key.change_settled", "OLD", 9, verb="deactivate", happened=0),
+        ],
+        [(0.0, "exact"), (5.0, "exact"), (9.0, "exact"), (20.0, "exact")],
+    ),
+    "a key that somebody reactivated counts again": (
+        [
+            event("key.created", "OLD", 0),
+            event("key.created", "NEW", 5),
+            event("key.deactivated", "OLD", 9),
+            event("quarantine.voided", "OLD", 11),
+        ],
+        [(0.0, "exact"), (5.0, "exact"), (4.0, "exact"), (11.0, "exact"), (20.0, "exact")],
+    ),
+    "a key that another hand deleted counts no more": (
+        [event("key.created", "OLD", 0), event("key.created", "NEW", 5), event("retirement.ended", "OLD", 9)],
+        [(0.0, "exact"), (5.0, "exact"), (4.0, "exact"), (15.0, "exact")],
+    ),
+    "no key left": (
+        [event("key.created", "OLD", 0), event("key.deleted", "OLD", 3)],
+        [(0.0, "exact"), (None, None), (None, None)],
+    ),
+}
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_ages_follow_what_became_of_each_key(life: str) -> None:
+    events, expected = LIVES[life]
+    told_ = ages(events, since=None, now=NOW + 20 * DAY)
+    assert [(row["age_days"], row["age_is"]) for row in told_] == expected
+
+
+def test_each_user_has_ages_of_its_own() -> None:
+    told_ = ages([event("key.created", "A", 0, user="a"), event("key.created", "B", 4, user="b")], since=None, now=NOW)
+    assert [(row["user_name"], row["access_key_id"]) for row in told_] == [("a", "A")] * 2 + [("b", "B")] * 2
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -87,8 +190,9 @@ def test_as_csv_no_cell_is_a_formula(folder: Path, capsys: pytest.CaptureFixture
     code, out, err = run(folder, capsys, "--format", "csv", "--since", "1d")
     assert code == 0
     assert "is whole" in err
-    names = [row["user_name"] for row in csv.DictReader(io.StringIO(out))]
-    assert names == ["'=cmd()", "<script>"]
+    chain, *others = csv.DictReader(io.StringIO(out))
+    assert (chain["kind"], chain["event"]) == ("chain", "whole")
+    assert [row["user_name"] for row in others] == ["'=cmd()", "<script>"]
 
 
 def test_as_html_nothing_is_a_tag(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +219,15 @@ def test_a_changed_trail_is_said_and_ends_with_1(folder: Path, capsys: pytest.Ca
     assert code == 1
     assert json.loads(out)["chain"]["broken_at"] == 2
     assert "event 2 does not follow" in err
+    # And in the evidence itself, which may be handed on without what was said beside it.
+    code, out, _ = run(folder, capsys, "--format", "csv")
+    chain = next(csv.DictReader(io.StringIO(out)))
+    assert (code, chain["event"]) == (1, "BROKEN")
+    assert chain["detail"].startswith("event 2 does not follow")
+    code, out, _ = run(folder, capsys, "--format", "html")
+    assert code == 1
+    assert '<p class="broken">' in out
+    assert "BROKEN: event 2 does not follow" in out
 
 
 def test_a_date_in_the_future_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

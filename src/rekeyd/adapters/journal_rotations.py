@@ -43,6 +43,7 @@ class RotationSteps(LeasedJournal):
         old_key_id: AccessKeyId | None,
         target: AccessKeyId | None,
         at: datetime,
+        old_key_created_at: datetime | None = None,
     ) -> Rotation:
         with self._owned() as conn:
             self._set_managed(conn, principal)
@@ -74,7 +75,13 @@ class RotationSteps(LeasedJournal):
                 rotation_id=rotation_id,
                 access_key_id=old_key_id,
                 reason=reason,
-                detail={"kind": kind.value, "asked_by": asked_by, "user_id": principal.user_id, "target": target},
+                detail={
+                    "kind": kind.value,
+                    "asked_by": asked_by,
+                    "user_id": principal.user_id,
+                    "target": target,
+                    "old_key_created_at": None if old_key_created_at is None else t.time_text(old_key_created_at),
+                },
             )
             return rotation_from(self._rotation(conn, principal, rotation_id))
 

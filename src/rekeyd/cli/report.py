@@ -4,7 +4,6 @@ import csv
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
-from html import escape
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,7 +36,7 @@ def report(
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="What to write to stdout.")] = Format.JSON,
 ) -> ExitCode:
-    """Write evidence: rotations with their proofs, refusals, alarms, and what people did.
+    """Write evidence: ages of keys over time, rotations with their proofs, refusals, alarms, what people did.
 
     Exit code 1 if the audit trail was changed.
 
@@ -92,22 +91,41 @@ def _cell(value: object) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-def _html(document: "Mapping[str, Any]") -> str:
-    from rekeyd.fleet.evidence import COLUMNS, rows
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>rekeyd report</title>
+<style>
+body { font: 14px sans-serif }
+table { border-collapse: collapse }
+td, th { border: 1px solid #999; padding: 2px 6px; text-align: left }
+.broken { background: #a00; color: #fff; padding: 6px; font-weight: bold }
+</style>
+</head>
+<body>
+<h1>rekeyd {{ document.instance }}: evidence since {{ document.since or "the beginning" }}</h1>
+<p{% if document.chain.broken_at is not none %} class="broken"{% endif %}>As of {{ document.as_of }}. The audit \
+trail is {{ "whole" if document.chain.broken_at is none else "BROKEN" }}: {{ chain }}, \
+{{ document.chain.head_hash }}.</p>
+<table>
+<thead><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in rows %}<tr>{% for name in columns %}<td>{{ row[name] if row[name] is not none else "" }}</td>\
+{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
+</body>
+</html>
+"""
 
-    chain = document["chain"]
-    state = "whole" if chain["broken_at"] is None else f"BROKEN at event {chain['broken_at']}"
-    head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(str(row.get(name) or ''))}</td>" for name in COLUMNS) + "</tr>"
-        for row in rows(document)
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>rekeyd report</title>'
-        "<style>body{font:14px sans-serif}table{border-collapse:collapse}td,th{border:1px solid #999;padding:2px 6px;"
-        "text-align:left}</style></head><body>"
-        f"<h1>rekeyd {escape(document['instance'])}: evidence since {escape(document['since'] or 'the beginning')}</h1>"
-        f"<p>As of {escape(document['as_of'])}. The audit trail of {chain['events']} events is {escape(state)}; its "
-        f"head is event {chain['head']}, {escape(chain['head_hash'])}.</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></body></html>\n"
-    )
+
+def _html(document: "Mapping[str, Any]") -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    from rekeyd.fleet.evidence import COLUMNS, chain_text, rows
+
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_PAGE)
+    flat = [{name: row.get(name) for name in COLUMNS} for row in rows(document)]
+    return page.render(document=document, chain=chain_text(document["chain"]), columns=COLUMNS, rows=flat)

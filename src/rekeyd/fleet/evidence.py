@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from rekeyd.fleet.ages import ages
 from rekeyd.fleet.documents import principal_entry, time_text
 from rekeyd.ports import Clock, Journal, JournalEvent
 
@@ -45,7 +46,8 @@ def evidence(journal: Journal, clock: Clock, *, since: datetime | None) -> dict[
     now = clock.now()
     verdict = journal.verify()
     head = journal.head()
-    events = journal.history(since=since)
+    everything = journal.history()
+    events = [event for event in everything if since is None or event.at >= since]
     return {
         "schema_version": SCHEMA_VERSION,
         "as_of": time_text(now),
@@ -58,6 +60,7 @@ def evidence(journal: Journal, clock: Clock, *, since: datetime | None) -> dict[
             "head_hash": head.event_hash,
         },
         "principals": [principal_entry(status, now) for status in journal.statuses()],
+        "ages": ages(everything, since=since, now=now),
         "rotations": _rotations(events),
         "refusals": [_entry(event) for event in events if event.event in _REFUSALS],
         "alarms": [_entry(event) for event in events if event.event in _ALARMS],
@@ -66,7 +69,17 @@ def evidence(journal: Journal, clock: Clock, *, since: datetime | None) -> dict[
 
 
 def rows(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """The same, flat: one line an event or a rotation, for a spreadsheet."""
+    """The same, flat: one line an event or a rotation, for a spreadsheet; the first says whether the trail is whole."""
+    chain = document["chain"]
+    yield {
+        "kind": "chain",
+        "at": document["as_of"],
+        "event": "whole" if chain["broken_at"] is None else "BROKEN",
+        "detail": chain_text(chain),
+        "hash": chain["head_hash"],
+    }
+    for each in document["ages"]:
+        yield {"kind": "age", **each}
     for each in document["rotations"]:
         yield {"kind": "rotation", "at": each["opened_at"], "event": "rotation", **each}
     for kind in ("refusals", "alarms", "people"):
@@ -74,8 +87,15 @@ def rows(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
             yield {"kind": kind.removesuffix("s"), **each}
 
 
+def chain_text(chain: Mapping[str, Any]) -> str:
+    if chain["broken_at"] is not None:
+        return f"event {chain['broken_at']} does not follow from the one before it: nothing here proves anything"
+    return f"{chain['events']} events, each follows from the one before it; the head is event {chain['head']}"
+
+
 COLUMNS = (
     *("kind", "at", "event", "account_id", "user_name", "actor", "reason", "access_key_id", "detail", "rotation_id"),
+    *("age_days", "age_days_before", "age_is"),
     *("old_key_id", "new_key_id", "opened_at", "created_at", "proven_at", "published_at"),
     *("old_key_deactivated_at", "old_key_deleted_at", "closed_at", "hash"),
 )

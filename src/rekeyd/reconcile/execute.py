@@ -122,6 +122,7 @@ class Executor:
     def _open(self, step: OpenRotation, journal: AccountJournal, look: Look) -> None:
         asked = look.seen.asked
         self.before_open(step, asked, look.seen.principal.account_id)
+        old = None if step.old_key_id is None else look.seen.find(step.old_key_id)
         rotation = journal.open_rotation(
             look.seen.principal,
             kind=step.kind,
@@ -130,6 +131,7 @@ class Executor:
             old_key_id=step.old_key_id,
             target=step.target,
             at=self.clock.now(),
+            old_key_created_at=None if old is None else old.created_at,
         )
         event = Event.ROLLBACK_OPENED if step.kind is RotationKind.ROLLBACK else Event.ROTATION_OPENED
         log.info(
