@@ -13,6 +13,7 @@ from rekeyd.core.model import AccessKeyId, AccountId, KeyStatus, Place, Principa
 from rekeyd.core.policy import Adopt, Attribution, Orphans
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
+from rekeyd.errors import TemporaryError
 from rekeyd.fleet.passes import Places
 from rekeyd.fleet.settings import FleetSettings
 from tests.crash.cycles import BY_NAME, USER, Watch, drive, rested, start, wrongs
@@ -377,6 +378,24 @@ def test_the_user_is_made_anew_between_the_look_and_the_create() -> None:
     assert key_ids(rig) == []
     assert rig.world.vault.state.served_pair(place) == served
     assert not rig.world.violations
+
+
+def test_a_user_renamed_before_its_first_rotation_keeps_the_key_that_consumers_read_under_the_old_name() -> None:
+    """Found by a simulated year: the second look took the new name for the only one, and adopted the key there."""
+    rig = Rig(policy(adopt=Adopt.AT_ONCE, max_age=40 * DAY, overlap=3 * DAY))
+    held = rig.world.user(ACCOUNT, USER, age=10 * DAY)
+    rig.work(USER)
+    rig.world.operators.rename_user(ACCOUNT, USER, "renamed")
+    for number in range(30):
+        rig.world.clock.advance(DAY)
+        with rig.world.fault(
+            "iam.list_access_keys", error=TemporaryError("throttled"), nth=1 if number % 5 == 0 else 99
+        ):
+            rig.work("renamed")
+    assert reason(rig) is Reason.USER_RENAMED
+    assert rig.world.active_keys(ACCOUNT, "renamed") == 1
+    assert rig.world.consumer(held.account_id, "renamed")
+    rig.world.check_promises()
 
 
 def test_a_user_renamed_in_mid_overlap_is_left_as_it_is() -> None:

@@ -111,8 +111,9 @@ class LeasedJournal:
                 },
             )
             return conn.execute(wanted, parameters).one()
-        if not row.managed and row.user_name != principal.user_name:
-            # A name matters once something was done under it; until then the newest one is right.
+        if not row.managed and row.anchor_version is None and row.user_name != principal.user_name:
+            # A name matters once something was done under it, or Vault held a key of the user at the place that the
+            # name gives: consumers read there. Until then the newest one is right.
             self._set_principal(
                 conn, principal, user_name=principal.user_name, name_folded=t.folded(principal.user_name)
             )
