@@ -248,9 +248,14 @@ class Year:
 
     def _reload(self) -> None:
         """SIGHUP: another quarantine or overlap, never a longer way to max_age."""
-        changed = self.draw.randrange(len(self.rig.policies))
-        other = self.draw.choice(({"quarantine": 5 * DAY}, {"overlap": 4 * DAY}, {"unused_for": 2 * DAY}))
-        self.rig.policies[changed] = replace(policies()[changed], **other)  # type: ignore[arg-type]
+        number = self.draw.randrange(len(self.rig.policies))
+        before = self.rig.policies[number]
+        # A longer overlap would come too late for keys that are nearly at their age: a person's doing, not rekeyd's.
+        shorter = max(2 * DAY, before.overlap - DAY)
+        other = self.draw.choice(
+            ({"quarantine": self.draw.randint(4, 7) * DAY}, {"overlap": shorter}, {"unused_for": 2 * DAY})
+        )
+        self.rig.policies[number] = replace(before, **other)
         self.rig.boot()
         self.figures.counts["reloads"] += 1
 
