@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from rekeyd.adapters.aws_accounts import AwsCloud
+from rekeyd.adapters.aws_events import SqsQueue
 from rekeyd.adapters.aws_session import AccountSettings, AwsSettings, OrganizationSettings
 from rekeyd.adapters.channel_owners import OwnerSettings, OwnerWays
 from rekeyd.adapters.channels import ChannelSettings, channels_of
@@ -249,6 +250,14 @@ def fleet_settings(config: Config) -> FleetSettings:
         alarm_repeat_every=config.alarms.repeat_every,
         unused_after=min(unused) if unused else FleetSettings().unused_after,
     )
+
+
+def event_queue(config: Config, cloud: AwsCloud) -> SqsQueue | None:
+    """None: the configuration names none."""
+    events = config.events
+    if events.queue_url is None:
+        return None
+    return SqsQueue(cloud.sessions, events.queue_url, region=events.region or config.aws.region)
 
 
 def channel_settings(config: Config) -> ChannelSettings:

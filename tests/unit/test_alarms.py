@@ -211,7 +211,7 @@ def test_a_scope_ends_only_its_own_alarms(keeper: AlarmKeeper, channel: Channel)
 def test_every_finding_belongs_to_exactly_one_scope() -> None:
     of_account = [found(reason, account_id=ACCOUNT) for reason in FindingReason] + [stray()]
     of_fleet = [found(reason) for reason in FindingReason]
-    scopes = (POSTURE, PASS, FLEET, Scope.vault(), Scope.channels())
+    scopes = (POSTURE, PASS, FLEET, Scope.vault(), Scope.channels(), Scope.events())
     for finding in of_account + of_fleet:
         assert [scope.covers(finding) for scope in scopes].count(True) == 1
     assert {f.reason for f in of_account if POSTURE.covers(f)} == POSTURE_REASONS

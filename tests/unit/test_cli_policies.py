@@ -121,6 +121,35 @@ def _vault(more: str, vault: str = "") -> str:
     return vault_policy(_config('[[policies]]\nname = "all"\n' + more, base)).document
 
 
+OWN_TASKS = """
+[alarms]
+sns_topic_arn = "arn:aws:sns:eu-west-1:111122223333:alarms"
+[events]
+queue_url = "https://sqs.eu-west-1.amazonaws.com/111122223333/rekeyd-events"
+"""
+
+
+def test_queue_and_topic_are_for_its_own_credentials() -> None:
+    statements = _statements(_config(OWN_TASKS))
+    assert statements["SendAlarms"]["Action"] == ["sns:Publish"]
+    assert statements["SendAlarms"]["Resource"] == ["arn:aws:sns:eu-west-1:111122223333:alarms"]
+    assert statements["ReadEvents"]["Resource"] == ["arn:aws:sqs:eu-west-1:111122223333:rekeyd-events"]
+    assert statements["ReadEvents"]["Action"] == ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
+    assert not {"SendAlarms", "ReadEvents"} & set(_statements(_config("")))
+
+
+def test_a_role_that_is_entered_neither_reads_the_queue_nor_sends_alarms() -> None:
+    role = '[[aws.accounts]]\nid = "444455556666"\nrole_arn = "arn:aws:iam::444455556666:role/rekeyd"\n'
+    own = '[[aws.accounts]]\nid = "111122223333"\n'
+    config = _config(OWN_TASKS + role + own)
+    assert not {"SendAlarms", "ReadEvents"} & set(_statements(config, "444455556666"))
+    assert {"SendAlarms", "ReadEvents"} <= set(_statements(config, "111122223333"))
+    hub = {each["Sid"] for each in json.loads(hub_policy(config, "aws").document)["Statement"]}
+    assert hub == {"EnterAccounts", "SendAlarms", "ReadEvents"}
+    organization = _config(OWN_TASKS + '[aws.organization]\nrole_name = "rekeyd"\n')
+    assert not {"SendAlarms", "ReadEvents"} & set(_statements(organization, "111122223333"))
+
+
 def test_vault_paths_name_known_accounts_and_never_users() -> None:
     printed = _vault('[[aws.accounts]]\nid = "111122223333"')
     assert 'path "secret/data/aws/111122223333/+" { capabilities = ["create", "read", "update"] }' in printed

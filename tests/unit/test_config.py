@@ -273,6 +273,25 @@ WRONG = {
     "no instance": ("[journal]\ninstance = ''", "journal.instance", "is not a name", None),
     "no port": ("[http]\nlisten = 'localhost'", "http.listen", "is not host:port", "127.0.0.1:9744"),
     "a port too high": ("[http]\nlisten = '127.0.0.1:99999'", "http.listen", "is not host:port", None),
+    "no queue": (
+        "[events]\nqueue_url = 'arn:aws:sqs:us-east-1:111122223333:x'",
+        "events.queue_url",
+        "is not the URL of an SQS queue",
+        "https://sqs",
+    ),
+    "a queue in the clear": (
+        "[events]\nqueue_url = 'http://sqs.us-east-1.amazonaws.com/111122223333/x'",
+        "events.queue_url",
+        "is http",
+        "https://",
+    ),
+    "a Region without a queue": ("[events]\nregion = 'us-east-1'", "events.region", "no queue_url beside it", None),
+    "a Region that is not the queue's": (
+        "[events]\nqueue_url = 'https://sqs.us-east-1.amazonaws.com/111122223333/x'\nregion = 'eu-west-1'",
+        "events.region",
+        "is not the Region of queue_url, us-east-1",
+        "leave it out",
+    ),
     "no topic": ("[alarms]\nsns_topic_arn = 'arn:aws:sns:x'", "alarms.sns_topic_arn", "ARN of an SNS topic", None),
     "an empty path of a file": ("[http]\ntoken_file = ''", "http.token_file", "is not the path of a file", None),
 }

@@ -1,7 +1,7 @@
 """When accounts are worked on: a real schedule and journal, and a fleet that does what the test says."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import cast
@@ -48,12 +48,15 @@ class Fleet:
     settings: FleetSettings = field(default_factory=FleetSettings)
     does: dict[tuple[str, AccountId], list[_Pass]] = field(default_factory=dict)
     passes: list[tuple[str, AccountId]] = field(default_factory=list)
+    also: list[list[str]] = field(default_factory=list)
+    """Whom each due pass was asked to look at besides."""
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def scan_pass(self, account_id: AccountId) -> PassResult:
         return self._pass("scan", account_id)
 
-    def due_pass(self, account_id: AccountId) -> PassResult:
+    def due_pass(self, account_id: AccountId, *, also: Collection[str] = ()) -> PassResult:
+        self.also.append(sorted(also))
         return self._pass("due", account_id)
 
     def check_root(self, account_id: AccountId) -> float:
@@ -133,6 +136,41 @@ class Bench:
 
     def pass_ends(self) -> bool:
         return self.ended.acquire(timeout=LIMIT)
+
+
+def _busy() -> PassResult:
+    raise BusyError("a command works there")
+
+
+def test_a_user_that_something_happened_to_is_looked_at_now(bench: Bench) -> None:
+    bench.work.watch([ONE])
+    assert bench.fleet.wait_for("scan", ONE)
+    assert bench.pass_ends()
+    bench.user_goes_on_at(bench.clock.now() + LONG)
+    bench.work.look_at_users(ONE, ["ci"])
+    assert bench.fleet.wait_for("due", ONE)
+    assert bench.pass_ends()
+    assert bench.fleet.also == [["ci"]]
+
+
+def test_who_is_to_be_looked_at_is_not_forgotten_while_another_holder_has_the_account(bench: Bench) -> None:
+    bench.fleet.does["due", ONE] = [_busy]
+    bench.work.watch([ONE])
+    assert bench.fleet.wait_for("scan", ONE)
+    assert bench.pass_ends()
+    bench.work.look_at_users(ONE, ["ci"])
+    assert bench.pass_ends()
+    bench.work.look_at_users(ONE, ["batch"])
+    assert bench.fleet.wait_for("due", ONE, 2)
+    assert bench.fleet.also == [["ci"], ["batch", "ci"]]
+
+
+def test_an_account_that_is_not_watched_is_not_looked_at(bench: Bench) -> None:
+    bench.work.watch([ONE])
+    bench.work.look_at_users(TWO, ["ci"])
+    assert bench.fleet.wait_for("scan", ONE)
+    assert bench.pass_ends()
+    assert bench.schedule.due_at(f"due:{TWO}") is None
 
 
 @pytest.fixture

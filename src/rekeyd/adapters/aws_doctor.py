@@ -38,6 +38,16 @@ def policy_source(arn: str) -> str:
     return arn if assumed is None else f"arn:{assumed[1]}:iam::{assumed[2]}:role/{assumed[3]}"
 
 
+def own_identity(sessions: AwsSessions) -> tuple[AccountId, str]:
+    """Account and ARN of rekeyd's own credentials, whether or not that account is watched."""
+
+    def read() -> tuple[AccountId, str]:
+        said = sessions.own_sts().get_caller_identity()
+        return AccountId(said["Account"]), said["Arn"]
+
+    return ask(Call(action="sts:GetCallerIdentity", account_id=None), read)
+
+
 def server_time(sessions: AwsSessions, account_id: AccountId) -> datetime | None:
     """By the Date header of STS, to the second. None: it sent none."""
 

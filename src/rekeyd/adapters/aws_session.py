@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
     from mypy_boto3_organizations import OrganizationsClient
     from mypy_boto3_sns import SNSClient
+    from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sts import STSClient
 
 # Role chaining caps a session at one hour, and a daemon on an instance role chains. Less than 20 minutes would lie
@@ -66,6 +67,8 @@ _IDENTITY = Config(
     retries={"mode": "standard", "total_max_attempts": 3},
     user_agent_extra=f"rekeyd/{__version__}",
 )
+# A long poll is answered after twenty seconds; whoever polls does so again, and needs no retries.
+_POLL = _CHANGE.merge(Config(read_timeout=30))
 _PROBE = _CHANGE.merge(Config(signature_version=UNSIGNED))
 
 # At DEBUG botocore prints answers, secret access keys included. Nothing may turn that on.
@@ -182,6 +185,11 @@ class AwsSessions:
     def sns(self, region: str) -> "SNSClient":
         """With rekeyd's own credentials, sending once: the outbox repeats."""
         client: SNSClient = self._client(None, f"sns-{region}", "sns", _CHANGE, region=region)
+        return client
+
+    def sqs(self, region: str) -> "SQSClient":
+        """With rekeyd's own credentials, sending once: the next poll repeats."""
+        client: SQSClient = self._client(None, f"sqs-{region}", "sqs", _POLL, region=region)
         return client
 
     def probe(self, region: str, prepare: Callable[["STSClient"], None]) -> "STSClient":

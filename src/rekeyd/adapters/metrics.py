@@ -11,7 +11,7 @@ import math
 import sys
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -27,6 +27,9 @@ from rekeyd.core.reasons import Severity
 from rekeyd.core.state import State
 from rekeyd.errors import Error
 from rekeyd.ports import AccountStatus, Alarm, Brake, Clock, PrincipalStatus, Request
+
+MEANINGS = ("look", "known", "unconcerned", "malformed")
+"""What a message of the event queue may have meant."""
 
 ACCOUNT_STATES = ("ok", "failing", "braked", "unreachable", "root_unwatched")
 """As in `AccountStatus.state`."""
@@ -106,6 +109,19 @@ RELOAD = Described(
     "rekeyd_config_last_reload_successful", "gauge", (), "Whether the last configuration that was read is in force."
 )
 HEARTBEAT = Described("rekeyd_scheduler_heartbeat_age_seconds", "gauge", (), "Time since the scheduler last ran a job.")
+EVENTS_READABLE = Described(
+    "rekeyd_events_queue_readable",
+    "gauge",
+    (),
+    "Whether the last poll of the event queue was answered; NaN: none is configured, or none has ended yet.",
+)
+EVENT_MESSAGES = Described(
+    "rekeyd_event_messages_total",
+    "counter",
+    ("meaning",),
+    "Messages of the event queue to this process: look (it asked for one), known (a call of rekeyd's own), "
+    "unconcerned (about nobody who is watched), malformed (no event).",
+)
 PASS_DURATION = Described(
     "rekeyd_pass_duration_seconds",
     "histogram",
@@ -134,6 +150,8 @@ CATALOGUE = (
     TOKEN_EXPIRY,
     RELOAD,
     HEARTBEAT,
+    EVENTS_READABLE,
+    EVENT_MESSAGES,
     PASS_DURATION,
 )
 
@@ -163,6 +181,10 @@ class Condition:
     token_known: bool
     reload_good: bool
     heartbeat_age: timedelta
+    events_readable: bool | None = None
+    """None: no event queue, or no poll of it has ended yet."""
+    event_messages: Mapping[str, int] = field(default_factory=dict)
+    """By what they meant: MEANINGS."""
 
 
 class Metrics:
@@ -252,6 +274,9 @@ def _of_process(condition: Condition) -> Iterator[Metric]:
         ends_at = condition.token_ends_at.timestamp()
     yield _gauge(TOKEN_EXPIRY, [((), ends_at)])
     yield _gauge(RELOAD, [((), condition.reload_good)])
+    readable = condition.events_readable
+    yield _gauge(EVENTS_READABLE, [((), math.nan if readable is None else readable)])
+    yield _counter(EVENT_MESSAGES, [((each,), condition.event_messages.get(each, 0)) for each in MEANINGS])
     yield _gauge(HEARTBEAT, [((), condition.heartbeat_age.total_seconds())])
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from rekeyd.adapters.aws_accounts import AwsCloud
-from rekeyd.adapters.aws_doctor import server_time, simulated
+from rekeyd.adapters.aws_doctor import own_identity, server_time, simulated
 from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.journal_schema import REVISIONS
 from rekeyd.adapters.vault_kv import KvVault
@@ -26,6 +26,9 @@ from rekeyd.errors import AccessDeniedError, ConfigError, Error, NotFoundError, 
 # AWS refuses signatures of clocks five minutes apart and more; a minute is already a sign that nobody sets this one.
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
 _CLOCK_FAILS, _CLOCK_WARNS = timedelta(minutes=4), timedelta(seconds=30)
+
+# The daemon takes ten at a time; a queue that it reads is as good as empty.
+_MANY_MESSAGES = 1_000
 
 # No key has this id, so a change of it changes nothing: AWS says that we may not, or that there is no such key.
 _NO_KEY = AccessKeyId("AKIAREKEYDDOCTORNONE")
@@ -76,6 +79,7 @@ class Doctor:
         yield from self._accounts()
         yield from self._vault()
         yield from self._channels()
+        yield from self._events()
 
     # --- the journal ---
 
@@ -313,6 +317,35 @@ class Doctor:
             else:
                 good += 1
         yield ok("vault paths", f"{good} of {len(self._managed)} are on KV version 2 and may be written")
+
+    # --- the event queue ---
+
+    def _events(self) -> Iterator[Check]:
+        """Reading it would hide its messages from the daemon for a while, so policies are asked instead."""
+        from rekeyd.app import event_queue
+
+        queue = event_queue(self._config, self._cloud)
+        if queue is None:
+            return
+        try:
+            waiting = queue.waiting()
+            own_id, own_arn = own_identity(self._cloud.sessions)
+        except Error as error:
+            yield failed("event queue", error.message, error.hint or _AWS_POLICY)
+            return
+        yield (
+            ok("event queue", f"{queue.arn}, {waiting} messages wait")
+            if waiting < _MANY_MESSAGES
+            else warning("event queue", f"{waiting} messages wait: nobody reads it", "look for queue.lost in the log")
+        )
+        for action in ("sqs:ReceiveMessage", "sqs:DeleteMessage"):
+            verdicts = simulated(self._cloud.sessions, own_id, own_arn, (action,), queue.arn)
+            if verdicts is None:
+                yield warning(action, "not tried, since a try would take a message, and no policy could be asked")
+            elif verdicts[action]:
+                yield ok(action, "allowed, by SimulatePrincipalPolicy")
+            else:
+                yield failed(action, "not allowed, by SimulatePrincipalPolicy", _AWS_POLICY)
 
     # --- people ---
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rekeyd.adapters.queue_name import queue_name
 from rekeyd.config.models import Config, FleetMode, MatchSettings, PolicySettings
 from rekeyd.core.policy import Attribution
 
@@ -31,6 +32,7 @@ _SCAN = (
 )
 _READ = ("iam:GetUser", "iam:ListUserTags", "iam:ListAccessKeys", "iam:GetAccessKeyLastUsed")
 _CHANGE = ("iam:CreateAccessKey", "iam:UpdateAccessKey", "iam:DeleteAccessKey")
+QUEUE_ACTIONS = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
 # Whoever may tag or rename a user could bring anybody into the scope of this policy.
 _WIDENING = (
     "iam:TagUser",
@@ -89,7 +91,28 @@ def hub_policy(config: Config, partition: str) -> Printed:
         statements.append(_statement("EnterAccounts", "Allow", ("sts:AssumeRole",), roles))
     else:
         notes.append("no account is entered by a role, so nothing is needed for that")
-    return _printed(statements, notes)
+    return _printed(statements + _own(config, partition), notes)
+
+
+def _entered(config: Config, account_id: str | None) -> bool:
+    """Whether it is a role there that this is for, and not rekeyd's own credentials."""
+    if config.aws.organization is not None:
+        return True
+    roles = {account.id: account.role_arn for account in config.aws.accounts}
+    if account_id is None or account_id not in roles:
+        return any(role is not None for role in roles.values())
+    return roles[account_id] is not None
+
+
+def _own(config: Config, partition: str) -> list[dict[str, Any]]:
+    """What rekeyd does with its own credentials, whichever accounts it watches."""
+    statements = []
+    if config.alarms.sns_topic_arn is not None:
+        statements.append(_statement("SendAlarms", "Allow", ("sns:Publish",), (config.alarms.sns_topic_arn,)))
+    if config.events.queue_url is not None:
+        arn = queue_name(config.events.queue_url).arn(partition, config.events.region or config.aws.region)
+        statements.append(_statement("ReadEvents", "Allow", QUEUE_ACTIONS, (arn,)))
+    return statements
 
 
 def root_cleanup_policy(partition: str) -> Printed:

@@ -24,6 +24,7 @@ from rekeyd.config.values import (
     Listen,
     Name,
     PathTemplate,
+    QueueUrl,
     Region,
     Regions,
     RoleArn,
@@ -318,6 +319,15 @@ class OwnerSettings(Settings):
     """Tell owners by alarms.webhook_url_file too; the message names the owner."""
 
 
+class EventSettings(Settings):
+    """Hints from CloudTrail: who is named in one is looked at within seconds instead of at the next scan."""
+
+    queue_url: QueueUrl | None = None
+    """An SQS queue that EventBridge feeds (deploy/aws/events.yaml), read with rekeyd's own credentials."""
+    region: Region | None = None
+    """The queue's Region, where its URL does not tell it; else aws.region."""
+
+
 class FreezeSettings(Settings):
     first_day: date = Field(alias="from")
     """The first day without new rotations (UTC)."""
@@ -387,6 +397,7 @@ class Config(Settings):
     root: RootSettings = Field(default_factory=RootSettings)
     alarms: AlarmSettings = Field(default_factory=AlarmSettings)
     owners: OwnerSettings = Field(default_factory=OwnerSettings)
+    events: EventSettings = Field(default_factory=EventSettings)
     fleet: FleetSettings = Field(default_factory=FleetSettings)
     journal: JournalSettings = Field(default_factory=JournalSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)

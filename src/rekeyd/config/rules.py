@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from rekeyd.adapters.queue_name import queue_name
 from rekeyd.adapters.vault_fields import check_template, is_field_name
 from rekeyd.adapters.vault_settings import proxy_problem
 from rekeyd.adapters.windows import WindowError
@@ -103,6 +104,7 @@ def _userinfo(config: Config) -> Iterator[Disagreement]:
         ("vault", "address"): config.vault.address,
         ("aws", "endpoint_url"): config.aws.endpoint_url,
         ("journal", "url"): config.journal.url,
+        ("events", "queue_url"): config.events.queue_url,
     }
     for at, url in urls.items():
         try:
@@ -368,6 +370,24 @@ def _journal(config: Config) -> Iterator[Disagreement]:
         yield Disagreement(at=("journal", "password_file"), message="means nothing to SQLite", others=(at,))
 
 
+def _events(config: Config) -> Iterator[Disagreement]:
+    at: Path = ("events", "queue_url")
+    region_at: Path = ("events", "region")
+    url, region = config.events.queue_url, config.events.region
+    if url is None:
+        if region is not None:
+            yield Disagreement(at=region_at, message="has no queue_url beside it", others=(at,))
+        return
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        yield Disagreement(at=at, message="is http", hint="AWS serves queues by https://")
+    told = queue_name(url).region
+    if region is not None and told is not None and region != told:
+        yield Disagreement(
+            at=region_at, message=f"is not the Region of queue_url, {told}", hint="leave it out", others=(at,)
+        )
+
+
 _RULES: tuple[Rule, ...] = (
     _accounts,
     _vault_address,
@@ -380,5 +400,6 @@ _RULES: tuple[Rule, ...] = (
     _matches,
     _policy_times,
     _freezes,
+    _events,
     _journal,
 )

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 from pydantic_core import PydanticCustomError
 
 from rekeyd.adapters import windows
+from rekeyd.adapters.queue_name import queue_name
 from rekeyd.adapters.vault_fields import PLACEHOLDERS
 from rekeyd.config.durations import format_duration, parse_duration
 from rekeyd.logs import redacted
@@ -96,6 +97,16 @@ def _role_name(value: str) -> str:
 def _topic_arn(value: str) -> str:
     if not re.fullmatch(r"arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[\w-]{1,256}(?:\.fifo)?", value, re.ASCII):
         raise mistake("is not the ARN of an SNS topic", "arn:aws:sns:us-east-1:111122223333:rekeyd")
+    return value
+
+
+def _queue_url(value: str) -> str:
+    try:
+        queue_name(value)
+    except ValueError:
+        raise mistake(
+            "is not the URL of an SQS queue", "https://sqs.us-east-1.amazonaws.com/111122223333/rekeyd-events"
+        ) from None
     return value
 
 
@@ -292,6 +303,7 @@ AccountId = Annotated[str, AfterValidator(_account_id)]
 RoleArn = Annotated[str, AfterValidator(_role_arn)]
 RoleName = Annotated[str, AfterValidator(_role_name)]
 TopicArn = Annotated[str, AfterValidator(_topic_arn)]
+QueueUrl = Annotated[str, AfterValidator(_queue_url)]
 Region = Annotated[str, AfterValidator(_region)]
 Regions = Annotated[
     tuple[str, ...] | None,

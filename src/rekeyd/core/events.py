@@ -246,6 +246,18 @@ class Event(StrEnum):
     )
     CLOCK_SET_BACK = "clock.set_back", Level.WARNING, "The machine's clock was set back; the schedule begins anew."
     JOB_FAILED = "job.failed", Level.ERROR, "A scheduled job raised; the schedule goes on."
+    LOOK_ASKED = (
+        "look.asked",
+        Level.INFO,
+        "Messages of the event queue name a root user or managed users; they are looked at now.",
+    )
+    MESSAGES_DISCARDED = (
+        "messages.discarded",
+        Level.WARNING,
+        "The event queue had messages that are no events; they were deleted. Told at most once a minute.",
+    )
+    QUEUE_LOST = "queue.lost", Level.ERROR, "The event queue cannot be read; everything is seen at the next scan."
+    QUEUE_RECOVERED = "queue.recovered", Level.INFO, "The event queue can be read again."
     REQUEST_RECEIVED = "request.received", Level.INFO, "The running daemon took over a request of rotate-now."
     REQUEST_SERVED = "request.served", Level.INFO, "A request of rotate-now was served."
     COMMAND_FAILED = "command.failed", Level.ERROR, "A command ended with an error that it did not foresee."

@@ -36,6 +36,7 @@ class FindingReason(StrEnum):
     VAULT_UNREACHABLE = "vault_unreachable"
     LEFT_PLACE_NOT_EMPTIED = "left_place_not_emptied"
     CHANNEL_FAILING = "channel_failing"
+    EVENTS_UNREADABLE = "events_unreadable"
     KEY_EXPOSED = "key_exposed"
     USER_COMPROMISED = "user_compromised"
     REVOCATION_LEFT = "revocation_left"
@@ -88,6 +89,7 @@ _SENTENCES = {
     FindingReason.VAULT_UNREACHABLE: "Vault cannot be used",
     FindingReason.LEFT_PLACE_NOT_EMPTIED: "a place in Vault that a pair was moved away from still holds one",
     FindingReason.CHANNEL_FAILING: "a channel for alarms takes no messages",
+    FindingReason.EVENTS_UNREADABLE: "the event queue cannot be read, so changes are seen at the next scan only",
     FindingReason.KEY_EXPOSED: "an access key is in wrong hands",
     FindingReason.USER_COMPROMISED: "AWS put a user in quarantine, since an access key of it was found in public",
     FindingReason.REVOCATION_LEFT: "a policy denies sessions of a user that cannot live any more",
@@ -120,6 +122,7 @@ _SEVERITIES = {
     FindingReason.VAULT_UNREACHABLE: Severity.HIGH,
     FindingReason.LEFT_PLACE_NOT_EMPTIED: Severity.MEDIUM,
     FindingReason.CHANNEL_FAILING: Severity.HIGH,
+    FindingReason.EVENTS_UNREADABLE: Severity.MEDIUM,
     FindingReason.KEY_EXPOSED: Severity.CRITICAL,
     FindingReason.USER_COMPROMISED: Severity.CRITICAL,
     FindingReason.REVOCATION_LEFT: Severity.MEDIUM,
@@ -238,6 +241,7 @@ _REMEDIES = {
         "--revoke-sessions where sessions may have been made with it; then look up in CloudTrail what it was used for"
     ),
     FindingReason.WAIT_OVERDUE: f"look at the log's pass.failed and principal.failed lines; {_EXPLAIN}",
+    FindingReason.EVENTS_UNREADABLE: f"check events.queue_url, and that rekeyd's own role may read it; {_POLICY}",
     FindingReason.CHANNEL_FAILING: (
         "what it did not take is kept and sent when it works again; check alarms.* in the configuration, then: "
         "rekeyd alarms test"

@@ -59,6 +59,8 @@ class _Desk:
     not_before: datetime | None = None
     asked: bool = False
     """A request waits for a pass: `not_before` does not bind it."""
+    wanted: set[str] = field(default_factory=set)
+    """Users that something happened to: the next pass looks at them, whatever they wait for."""
 
 
 @dataclass(slots=True)
@@ -98,10 +100,24 @@ class AccountWork:
             for account_id in wanted:
                 self._desks.setdefault(account_id, _Desk(account_id))
         for account_id in gone:
-            for name in (_scan, _first_scan, _due, _root):
+            for name in (_scan, _first_scan, _due, _root, _root_now):
                 self._schedule.forget(name(account_id))
         for account_id in fresh:
             self._plan(account_id)
+
+    def look_at_root(self, account_id: AccountId) -> None:
+        """Now, beside the looks that its interval brings."""
+        job = _root_now(account_id)
+        self._schedule.once(job, self._clock.now(), lambda: self._check_root(account_id), pool=Pool.LOOKS)
+
+    def look_at_users(self, account_id: AccountId, user_names: Iterable[str]) -> None:
+        """As soon as the account may be worked on, named as in their statuses. An account not watched is let be."""
+        with self._lock:
+            desk = self._desks.get(account_id)
+            if desk is None:
+                return
+            desk.wanted.update(user_names)
+        self._arm(desk, {})
 
     def not_ready(self) -> list[str]:
         """Accounts whose last pass did not end well, in words. Raises JournalError."""
@@ -166,7 +182,7 @@ class AccountWork:
 
     def _arm(self, desk: _Desk, looks: Mapping[AccountId, datetime]) -> None:
         """Schedule the account's next due pass; the job that is there stands if it comes at the right time."""
-        at = looks.get(desk.account_id)
+        at = self._clock.now() if desk.wanted else looks.get(desk.account_id)
         if at is None or desk.kind is not None:
             return
         if desk.not_before is not None:
@@ -194,7 +210,17 @@ class AccountWork:
             asked, desk.asked = desk.asked, False
         if not asked and desk.not_before is not None and self._clock.now() < desk.not_before:
             return  # scheduled before the last pass came to nothing
-        self._pass(account_id, "due", lambda fleet: fleet.due_pass(account_id))
+        self._pass(account_id, "due", lambda fleet: self._due(desk, fleet))
+
+    def _due(self, desk: _Desk, fleet: Fleet) -> PassResult:
+        with self._lock:
+            also, desk.wanted = desk.wanted, set()
+        try:
+            return fleet.due_pass(desk.account_id, also=also)
+        except BaseException:
+            with self._lock:
+                desk.wanted |= also
+            raise
 
     def _check_root(self, account_id: AccountId) -> None:
         began = self._clock.monotonic()
@@ -355,6 +381,10 @@ def _due(account_id: AccountId) -> str:
 
 def _root(account_id: AccountId) -> str:
     return f"root:{account_id}"
+
+
+def _root_now(account_id: AccountId) -> str:
+    return f"root-now:{account_id}"
 
 
 def _some(names: list[str]) -> str:

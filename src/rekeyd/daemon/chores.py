@@ -152,7 +152,7 @@ class Chores:
         """Whatever is open is repeated when its time has come, even if nobody can look at the account any more."""
         with self._parts.in_use() as app:
             accounts = {alarm.account_id for alarm in app.journal.alarms()}
-            for scope in (Scope.fleet(), Scope.vault(), Scope.channels()):
+            for scope in (Scope.fleet(), Scope.vault(), Scope.channels(), Scope.events()):
                 app.fleet.alarms.hold(scope)
             for account_id in accounts:
                 if account_id is not None:

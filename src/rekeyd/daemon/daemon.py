@@ -28,6 +28,7 @@ from rekeyd.core.events import Event
 from rekeyd.core.model import AccountId
 from rekeyd.daemon.accounts import AccountWork
 from rekeyd.daemon.chores import Chores
+from rekeyd.daemon.events import EventWatch
 from rekeyd.daemon.parts import Parts
 from rekeyd.daemon.schedule import Schedule
 from rekeyd.errors import Error, StateError
@@ -79,6 +80,7 @@ class Daemon:
         self._metrics = Metrics(app.journal, app.clock, self._condition)
         self._accounts = AccountWork(self._parts, self._schedule, self._metrics, on_pass=self._pass_ended)
         self._chores = Chores(self._parts, self._schedule, self._accounts, on_forbidden=self._forbidden)
+        self._events = EventWatch(self._parts, self._schedule, self._accounts)
         self._first_pass = threading.Event()
         self._ready = False
         self._reload_good = True
@@ -96,6 +98,7 @@ class Daemon:
         """Until a wish ends it. The journal beats meanwhile; JournalError if it cannot from the start."""
         with self._journal.beating(on_error=self._journal_failed), self._watchdog():
             self._chores.plan()
+            self._events.plan()
             self._schedule.start()
             while True:
                 wish = self._next_wish()
@@ -159,6 +162,7 @@ class Daemon:
         if offset < self._offset - _JUMP.total_seconds():
             log.warning(Event.CLOCK_SET_BACK, seconds=round(self._offset - offset))
             self._chores.plan()
+            self._events.plan()
             self._accounts.watch(self._accounts.watched, anew=True)
             self._schedule.wind_heart()
         self._offset = offset
@@ -188,6 +192,7 @@ class Daemon:
             self._parts.replace(app)
             # The accounts' own jobs follow as soon as the accounts are known.
             self._chores.plan()
+            self._events.plan()
             log.info(Event.CONFIG_RELOADED, file=str(self._path))
         self._supervisor.ready(self._status_line())
 
@@ -236,6 +241,8 @@ class Daemon:
             token_ends_at=token_ends_at,
             reload_good=self._reload_good,
             heartbeat_age=self._schedule.heartbeat_age,
+            events_readable=self._events.readable,
+            event_messages=self._events.meanings,
         )
 
     def _seen_roots(self, app: App) -> Mapping[AccountId, float]:

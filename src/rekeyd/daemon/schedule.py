@@ -38,6 +38,8 @@ class Pool(StrEnum):
     PASSES = "passes"
     LOOKS = "looks"
     CHORES = "chores"
+    QUEUE = "queue"
+    """A long poll, which would keep a thread from the chores."""
     HEART = "heart"
 
 
@@ -68,6 +70,7 @@ class Schedule:
                 Pool.PASSES.value: ThreadPoolExecutor(max_parallel),
                 Pool.LOOKS.value: ThreadPoolExecutor(max_parallel),
                 Pool.CHORES.value: ThreadPoolExecutor(_CHORE_THREADS),
+                Pool.QUEUE.value: ThreadPoolExecutor(1),
                 Pool.HEART.value: ThreadPoolExecutor(1),
             },
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},

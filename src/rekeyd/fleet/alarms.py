@@ -47,6 +47,7 @@ class _Part(StrEnum):
     FLEET = "fleet"
     VAULT = "vault"
     CHANNELS = "channels"
+    EVENTS = "events"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,11 @@ class Scope:
         """Whether people can be told."""
         return cls(_Part.CHANNELS)
 
+    @classmethod
+    def events(cls) -> "Scope":
+        """Whether the event queue can be read."""
+        return cls(_Part.EVENTS)
+
     def covers(self, alarm: Alarm | Finding) -> bool:
         if alarm.account_id is None:
             part = _NO_ACCOUNT.get(alarm.reason, _Part.FLEET)
@@ -92,6 +98,7 @@ class Scope:
 _NO_ACCOUNT: dict[str, _Part] = {
     FindingReason.VAULT_UNREACHABLE: _Part.VAULT,
     FindingReason.CHANNEL_FAILING: _Part.CHANNELS,
+    FindingReason.EVENTS_UNREADABLE: _Part.EVENTS,
 }
 
 

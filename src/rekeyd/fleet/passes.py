@@ -6,7 +6,7 @@ users whose wait is over, without listing anything. Both hold the account's leas
 
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -43,6 +43,7 @@ from rekeyd.fleet.posture import (
     overdue_findings,
     principal_findings,
     unwatched,
+    with_report,
 )
 from rekeyd.fleet.scan import Scan, ToLookAt, fingerprint, users_to_look_at
 from rekeyd.fleet.settings import FleetSettings, Mode
@@ -106,6 +107,7 @@ class Fleet:
     """Learnt by scans; who acts without one (a command) teaches it."""
     _tenures: Tenures = field(default_factory=Tenures)
     _seen: dict[AccountId, AccountSeen] = field(default_factory=dict)
+    _posture_lock: threading.Lock = field(default_factory=threading.Lock)
     _served_again_at: dict[int, datetime] = field(default_factory=dict)
     _users: dict[AccountId, tuple[Principal, ...]] = field(default_factory=dict)
 
@@ -145,11 +147,14 @@ class Fleet:
                 self.alarms.hold(Scope.posture(account_id))
                 return PassResult(account_id=account_id, ok=False)
 
-    def due_pass(self, account_id: AccountId) -> PassResult:
-        """Go on with the users whose wait is over, and with requests. Raises like `scan_pass`."""
+    def due_pass(self, account_id: AccountId, *, also: Collection[str] = ()) -> PassResult:
+        """Go on with the users whose wait is over, and with requests. Raises like `scan_pass`.
+
+        `also`: names of users to look at whatever they wait for; only those that the journal knows.
+        """
         with self._held(account_id) as lease, bound(pass_id=secrets.token_hex(4), account_id=account_id):
             try:
-                return self._due_pass(account_id, lease)
+                return self._due_pass(account_id, lease, frozenset(also))
             except (LeaseLostError, StoppingError):
                 raise
             except Error as error:
@@ -241,14 +246,14 @@ class Fleet:
             self.passed_well()
         return result
 
-    def _due_pass(self, account_id: AccountId, lease: AccountJournal) -> PassResult:
+    def _due_pass(self, account_id: AccountId, lease: AccountJournal, also: frozenset[str]) -> PassResult:
         now = self.clock.now()
         iam = self.cloud.iam(account_id)
         work = self._work(account_id, lease)
         due = [
             _principal_of(status, iam)
             for status in self.journal.statuses(account_id)
-            if status.next_at is not None and status.next_at <= now
+            if status.user_name in also or (status.next_at is not None and status.next_at <= now)
         ]
         worked = work.work(due, requests=lambda: self.journal.requests(account_id))
         for request in self.journal.requests(account_id):
@@ -347,6 +352,11 @@ class Fleet:
         """Which channels for alarms fail; all the others are told."""
         self.alarms.update(Scope.channels(), findings)
 
+    def events_looked_at(self, problem: Error | None) -> None:
+        """Whether the event queue could be read; None also when there is none to read."""
+        findings = [] if problem is None else [found(FindingReason.EVENTS_UNREADABLE, detail=problem.message)]
+        self.alarms.update(Scope.events(), findings)
+
     # --- root and posture --------------------------------------------------------------------------------------------
 
     def check_root(self, account_id: AccountId) -> float:
@@ -367,7 +377,7 @@ class Fleet:
         for account_id in dict(self._seen):
             self.alarms.hold(Scope.posture(account_id))
             self.alarms.hold(Scope.account_pass(account_id))
-        for scope in (Scope.fleet(), Scope.vault(), Scope.channels()):
+        for scope in (Scope.fleet(), Scope.vault(), Scope.channels(), Scope.events()):
             self.alarms.hold(scope)
 
     def _gather(self, iam: Iam) -> AccountSeen:
@@ -380,9 +390,14 @@ class Fleet:
         )
 
     def _check_posture(self, seen: AccountSeen) -> None:
-        seen = replace(seen, managed=self._managed(seen.account_id))
-        self._seen[seen.account_id] = seen
-        self.alarms.update(Scope.posture(seen.account_id), check(seen, self.clock.now()), undecided=undecided(seen))
+        with self._posture_lock:
+            # A pass takes long, and a look that began after it may have ended before: what is newer stands.
+            newest = self._seen.get(seen.account_id)
+            if newest is not None and newest.seen_at > seen.seen_at:
+                seen = newest if seen.report is None else with_report(newest, seen.report)
+            seen = replace(seen, managed=self._managed(seen.account_id))
+            self._seen[seen.account_id] = seen
+            self.alarms.update(Scope.posture(seen.account_id), check(seen, self.clock.now()), undecided=undecided(seen))
 
     def _managed(self, account_id: AccountId) -> Mapping[str, ManagedSeen] | None:
         """By ARN; None before the first scan."""

@@ -43,8 +43,12 @@ from rekeyd.demo.emulator.world import Caller, Delays, World
 HUB = "111122223333"
 
 
+# As moto has them.
+_OF_MOTO = frozenset({"sns", "sqs"})
+
+
 class EmulatedAws(Seeding, FaultyServer):
-    """IAM, STS, and as much of CloudTrail and Organizations as a rotation needs."""
+    """IAM, STS, topics and queues, and as much of CloudTrail and Organizations as a rotation needs."""
 
     _alive: ClassVar[weakref.ref["EmulatedAws"] | None] = None
     _sessions_lock: ClassVar[threading.Lock] = threading.Lock()
@@ -179,7 +183,9 @@ class EmulatedAws(Seeding, FaultyServer):
         signed = parse(received)
         try:
             with self.world.lock:
-                answer = self._dispatch(received, signed, seen)
+                answered = self._dispatch(received, signed, seen)
+            # A long poll of a queue takes seconds, and the world goes on meanwhile.
+            answer = answered if isinstance(answered, Answer) else self._ask_moto(received, answered, signed)
         except AwsError as error:
             seen.error = error.code
             answer = error_answer(signed.service, error)
@@ -188,7 +194,8 @@ class EmulatedAws(Seeding, FaultyServer):
     def render_error(self, seen: SeenRequest, code: str, message: str, status: int | None) -> Answer:
         return _dated(error_answer(seen.service, AwsError(code, message, status)), self.clock)
 
-    def _dispatch(self, received: Received, signed: Signed, seen: SeenRequest) -> Answer:
+    def _dispatch(self, received: Received, signed: Signed, seen: SeenRequest) -> Answer | Caller:
+        """The caller: let in, and moto has the answer without anything of this world."""
         self.gate.throttle(seen.account_id, signed.service, signed.action)
         caller = self.gate.authenticate(received, signed)
         self.gate.authorize(caller, signed.service, signed.action, seen.user_name)
@@ -200,6 +207,8 @@ class EmulatedAws(Seeding, FaultyServer):
             region=signed.region or self.region,
             user_agent=seen.user_agent,
         )
+        if call.service in _OF_MOTO:
+            return caller
         handler = self._handler(call)
         if handler is None:
             return self._ask_moto(received, caller, signed)
@@ -220,9 +229,6 @@ class EmulatedAws(Seeding, FaultyServer):
                 return self._sts.actions.get(call.action, _unknown_action)
             case "cloudtrail":
                 return self._trail.lookup if call.action == "LookupEvents" else _unknown_action
-            case "sns" | "sqs":
-                # As moto has them.
-                return None
             case "organizations":
                 return self._organizations.actions.get(call.action, _unknown_action)
             case _:
