@@ -255,7 +255,7 @@ class Year:
         other = self.draw.choice(
             ({"quarantine": self.draw.randint(4, 7) * DAY}, {"overlap": shorter}, {"unused_for": 2 * DAY})
         )
-        self.rig.policies[number] = replace(before, **other)
+        self.rig.policies[number] = replace(before, **other)  # type: ignore[arg-type]
         self.rig.boot()
         self.figures.counts["reloads"] += 1
 
