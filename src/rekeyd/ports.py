@@ -562,9 +562,9 @@ class ExposedKey:
     told_by: str
     told_at: datetime
     because: str
-
-
     over_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcement:
     """One thing to say about one alarm, with the alarm as it was then."""
@@ -742,6 +742,12 @@ class Journal(Protocol):
     # requests
     def ask(self, account_id: AccountId, user_name: str, asked: Asked) -> int: ...
 
+    def ask_for_exposed(self, exposed: ExposedKey, *, by: str, at: datetime, again_after: timedelta) -> int | None:
+        """An emergency for the key's user, once for this exposure; None: it was asked for already.
+
+        A request that was refused is repeated `again_after` its answer. Atomic: any process may call it at any time.
+        """
+
     def requests(self, account_id: AccountId | None = None, *, open_only: bool = True) -> tuple[Request, ...]:
         """Emergencies first, then by age."""
 
@@ -772,12 +778,6 @@ class Journal(Protocol):
         """Where every user's pair was last published (collisions, moves)."""
 
     def left_places(self, account_id: AccountId) -> tuple[LeftPlace, ...]: ...
-    def ask_for_exposed(self, exposed: ExposedKey, *, by: str, at: datetime, again_after: timedelta) -> int | None:
-        """An emergency for the key's user, once for this exposure; None: it was asked for already.
-
-        A request that was refused is repeated `again_after` its answer. Atomic: any process may call it at any time.
-        """
-
 
     def left_place_emptied(self, left: LeftPlace, *, actor: str, at: datetime) -> None: ...
 
