@@ -211,6 +211,20 @@ def test_p3_deleting_an_active_key_is_seen(world: World, user: Principal) -> Non
         world.check_promises()
 
 
+@pytest.mark.parametrize(("seconds", "seen"), [(11, False), (12, True)])
+def test_p3_a_reactivation_is_held_against_rekeyd_only_once_lists_must_show_it(
+    world: World, user: Principal, seconds: int, seen: bool
+) -> None:
+    world.lags.listing = timedelta(seconds=12)
+    old_id, _ = old_and_new(world)
+    update(world, old_id, KeyStatus.INACTIVE)
+    world.clock.advance(8 * DAY)
+    world.operators.reactivate(old_id)
+    world.clock.advance(timedelta(seconds=seconds))
+    delete(world, old_id)
+    assert any("deleted while Active" in text for text in world.violations) is seen
+
+
 def test_p3_deleting_before_the_quarantine_is_over_is_seen(world: World, user: Principal) -> None:
     old_id, _ = old_and_new(world)
     update(world, old_id, KeyStatus.INACTIVE)

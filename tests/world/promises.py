@@ -92,10 +92,16 @@ class Promises:
         if key.made_by is Hand.REKEYD and key.id not in self._vault.ever_named:
             return
         if key.status is KeyStatus.ACTIVE:
-            self.note("P3", key.owner, f"{key.id} was deleted while Active")
+            if not self._reactivated_unseen(key):
+                self.note("P3", key.owner, f"{key.id} was deleted while Active")
             return
         self._check_quarantine(key)
         self._check_proof(key)
+
+    def _reactivated_unseen(self, key: KeyState) -> bool:
+        """By a person, so short a time ago that no list needs to show it: IAM offers no way to know."""
+        changed_at, _ = key.changes[-1]
+        return key.status_by is Hand.ADMIN and self._aws.clock.now() - changed_at < self._aws.lags.listing
 
     def published(self, place: Place, key_id: AccessKeyId) -> None:
         key = self._aws.keys.get(key_id)

@@ -89,6 +89,9 @@ class People:
             case "reactivate a key" if others:
                 operators.reactivate(others[0].id)
             case "deactivate another key" if others:
+                if held is None:
+                    # Of a soft-deleted secret, which somebody may restore: this may be the key that it names.
+                    self.broke.add(user.user_id)
                 operators.deactivate(others[0].id)
             case "edit another field":
                 if self.world.vault.state.served(place) is not None:
