@@ -14,7 +14,7 @@ from rekeyd.core.policy import Adopt, Attribution, Orphans
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
 from rekeyd.errors import TemporaryError
-from rekeyd.fleet.passes import Places
+from rekeyd.fleet.places import Places
 from rekeyd.fleet.settings import FleetSettings
 from tests.crash.cycles import BY_NAME, USER, Watch, drive, rested, start, wrongs
 from tests.crash.matrix import Killer, Moment

@@ -11,7 +11,7 @@ from rekeyd.core.model import KeyStatus, Place, Principal, VaultAbsent, VaultHel
 from rekeyd.core.reasons import Reason
 from rekeyd.errors import OutcomeUnknownError, StateError
 from rekeyd.fleet.left import left_findings
-from rekeyd.fleet.passes import Places
+from rekeyd.fleet.places import Places
 from rekeyd.reconcile.move import Moved, Mover
 from rekeyd.reconcile.rules import Rules
 from tests.rig import ACCOUNT, DAY, SETTLE, Rig, policy

@@ -18,7 +18,7 @@ from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
 from rekeyd.errors import Error, JournalError, OutcomeUnknownError, StoppingError, TemporaryError
 from rekeyd.fleet.account import Worked
-from rekeyd.fleet.passes import Places
+from rekeyd.fleet.places import Places
 from rekeyd.fleet.settings import FleetSettings
 from tests.journal_points import is_read
 from tests.rig import DAY, Rig, policy
