@@ -12,6 +12,7 @@ next kill hits. A consumer of each life reads Vault directly and never stops.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -353,7 +354,8 @@ class CrashWorld:
         try:
             with opener.open(f"http://127.0.0.1:{self.stand.http_port}/api/v1/status", timeout=10) as answer:
                 document = json.load(answer)
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
+            # Not there, or killed while it answered.
             return None
         found = [entry for entry in document["principals"] if entry["user_name"] == life.user_name]
         return found[0] if found else None
