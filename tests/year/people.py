@@ -52,7 +52,7 @@ class People:
 
     def a_day(self) -> None:
         for user in list(self.world.aws.users()):
-            if int(user.name.removesuffix("-x").rpartition("-")[2]) % 2:
+            if int(user.name.split("-")[1]) % 2:
                 continue  # every other user is left alone, so that somebody is undisturbed for the whole year
             for act, chance in _ACTS:
                 if self._draw.random() < chance:
@@ -139,7 +139,7 @@ class People:
         account_id, operators = user.account.id, self.world.operators
         try:
             if user.name.endswith("-x"):
-                operators.rename_user(account_id, user.name, user.name.removesuffix("-x"))
+                operators.rename_user(account_id, user.name, user.name.partition("-x")[0])
                 return
             match reason:
                 case Reason.STRAY_KEY:
@@ -188,7 +188,7 @@ class People:
     def undo_renames(self) -> None:
         for user in list(self.world.aws.users()):
             if user.name.endswith("-x"):
-                self.world.operators.rename_user(user.account.id, user.name, user.name.removesuffix("-x"))
+                self.world.operators.rename_user(user.account.id, user.name, user.name.partition("-x")[0])
 
     def _withdraw(self) -> None:
         now = self.world.clock.now()
