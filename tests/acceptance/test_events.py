@@ -1,6 +1,9 @@
 """The running daemon hears of changes by the event queue, and nobody can misuse it for more than a look."""
 
 import json
+import math
+import signal
+import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +25,7 @@ SOMEBODY = {"type": "AssumedRole", "arn": f"arn:aws:sts::{HUB}:assumed-role/admi
 JUNK = 1_000
 # What the configuration says is an hour, so that whatever comes sooner came by the queue.
 RARELY = "1h"
+MALFORMED = 'rekeyd_event_messages_total{meaning="malformed"}'
 # The most that one call may carry.
 _AT_ONCE = 10
 
@@ -198,10 +202,9 @@ def test_a_thousand_junk_messages_change_nothing_and_are_drained(stand: Stand) -
         began_at = stand.aws.clock.now()
         queue.put(*junk)
         meanings = [f'rekeyd_event_messages_total{{meaning="{meaning}"}}' for meaning in Meaning]
-        malformed = 'rekeyd_event_messages_total{meaning="malformed"}'
         eventually(lambda: sum(_metric(stand, name) for name in meanings) == JUNK + 1, "the last message", limit=240)
         eventually(lambda: queue.is_empty, "an empty queue")
-        assert _metric(stand, malformed) == JUNK / 2 + 1
+        assert _metric(stand, MALFORMED) == JUNK / 2 + 1
         # What was forged best is a real wish for a look, and no more than one is due at a time.
         took = (stand.aws.clock.now() - began_at).total_seconds()
         looks = len(_lines(daemon, "look.asked"))
@@ -229,10 +232,68 @@ def test_a_queue_that_cannot_be_read_is_an_alarm_and_stops_nothing(stand: Stand)
             assert len(_lines(daemon, "queue.lost")) == 1
             configure(stand, queue.url, server.server_port)
             queue.put("begin")
-            daemon.process.send_signal(1)
+            daemon.process.send_signal(signal.SIGHUP)
             eventually(lambda: len(told(server, "events_unreadable")) == 2, "its end")
             daemon.wait_for_event("queue.recovered")
             assert told(server, "events_unreadable") == ["raised", "resolved"]
+
+
+def test_messages_that_cannot_be_deleted_are_an_alarm_until_they_can_be(stand: Stand) -> None:
+    queue = Queue(stand)
+    # They come again at once, as they do in AWS after the visibility timeout.
+    stand.aws.client("sqs").set_queue_attributes(QueueUrl=queue.url, Attributes={"VisibilityTimeout": "1"})
+    denial = stand.aws.deny(HUB, "DeleteMessageBatch")
+    with receiving() as server:
+        configure(stand, queue.url, server.server_port)
+        queue.put("begin")
+        with stand.daemon() as daemon:
+            eventually(lambda: told(server, "events_unreadable") == ["raised"], "the alarm")
+            assert _metric(stand, "rekeyd_events_queue_readable") == 0
+            denial.lift()
+            eventually(lambda: told(server, "events_unreadable") == ["raised", "resolved"], "its end")
+            eventually(lambda: queue.is_empty, "an empty queue")
+            assert len(_lines(daemon, "queue.lost")) == 1
+
+
+def test_the_daemon_ends_at_once_in_the_middle_of_a_poll(stand: Stand) -> None:
+    queue = Queue(stand)
+    configure(stand, queue.url)
+    with stand.daemon() as daemon:
+        daemon.wait_for_event("pass.finished")
+        eventually(lambda: [seen for seen in stand.aws.requests if seen.op == "ReceiveMessage"], "a poll")
+        began = time.monotonic()
+        ran = daemon.stop()
+        # The poll of an empty queue takes twenty.
+        assert time.monotonic() - began < 10
+        assert ran.code == 0
+        assert "events" in _lines(daemon, "daemon.asked_to_stop")[0]["in_flight"]
+
+
+def test_a_queue_comes_and_goes_by_reload(stand: Stand) -> None:
+    queue = Queue(stand)
+    configure(stand, queue.url)
+    with_queue = stand.config.read_text()
+    without = with_queue.replace(f'[events]\nqueue_url = "{queue.url}"', "")
+    assert without != with_queue
+    stand.config.write_text(without)
+    with stand.daemon() as daemon:
+        daemon.wait_for_event("pass.finished")
+        for number in (1, 2):
+            stand.config.write_text(with_queue)
+            queue.put("x")
+            daemon.process.send_signal(signal.SIGHUP)
+            eventually(lambda n=number: _metric(stand, MALFORMED) == n, "the message")  # type: ignore[misc]
+            stand.config.write_text(without)
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_for_event("config.reloaded", count=2 * number)
+            # A poll that was under way ends by itself.
+            eventually(lambda: math.isnan(_metric(stand, "rekeyd_events_queue_readable")), "the end of the polls")
+        queue.put("x")
+        polls = len([seen for seen in stand.aws.requests if seen.op == "ReceiveMessage"])
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for_event("config.reloaded", count=5)
+        assert len([seen for seen in stand.aws.requests if seen.op == "ReceiveMessage"]) == polls
+        assert not queue.is_empty
 
 
 @pytest.mark.parametrize("allowed", [True, False], ids=["allowed", "denied"])

@@ -8,8 +8,9 @@ import pytest
 
 from rekeyd.adapters.aws_accounts import AwsCloud
 from rekeyd.adapters.aws_session import AwsSettings, OrganizationSettings
-from rekeyd.adapters.aws_trail import AwsTrail, is_root_user
+from rekeyd.adapters.aws_trail import AwsTrail
 from rekeyd.adapters.clock import SystemClock
+from rekeyd.core.cloudtrail import is_root_user
 from rekeyd.core.model import AccessKeyId, AccountId
 from rekeyd.demo.emulator import EmulatedAws
 from rekeyd.errors import AccessDeniedError

@@ -14,9 +14,11 @@ from rekeyd.errors import StoppingError, TemporaryError
 from rekeyd.fleet.alarms import AlarmKeeper, Notice, Scope
 from rekeyd.fleet.posture import (
     REPORT_LIFE,
+    Part,
     account_findings,
     gather,
     managed_seen,
+    newer_of,
     principal_findings,
     unwatched,
     with_report,
@@ -123,6 +125,31 @@ def test_a_report_is_asked_for_again_exactly_when_its_life_is_over(world: World)
     world.clock.advance(timedelta(seconds=1))
     gather(iam, world.clock, previous=seen)
     assert world.counts["iam.credential_report"] == 2
+
+
+def test_cloudtrail_can_be_asked_again_before_its_hour_and_nothing_else_is(world: World) -> None:
+    iam = world.cloud.iam(ID)
+    seen = gather(iam, world.clock)
+    world.clock.advance(timedelta(minutes=3))
+    used_at = world.account().root_seen_used_at = world.clock.now()
+    assert gather(iam, world.clock, previous=seen).root_seen_used_at is None
+    assert gather(iam, world.clock, previous=seen, anew={Part.TRAIL}).root_seen_used_at == used_at
+    assert (world.counts["iam.root_used_at"], world.counts["iam.user_rights"]) == (2, 1)
+
+
+def test_a_look_that_was_overtaken_keeps_what_only_it_learnt(world: World) -> None:
+    iam = world.cloud.iam(ID)
+    before = gather(iam, world.clock)
+    world.clock.advance(HOUR)
+    used_at = world.account().root_seen_used_at = world.clock.now()
+    late = gather(iam, world.clock, previous=before, anew={Part.TRAIL})
+    world.clock.advance(HOUR)
+    world.account().cloudtrail = False
+    newest = gather(iam, world.clock, previous=before)
+    both = newer_of(newest, late)
+    assert both.root_seen_used_at == used_at
+    assert (both.seen_at, both.trail_unreadable) == (newest.seen_at, newest.trail_unreadable)
+    assert newer_of(late, before).root_seen_used_at == used_at
 
 
 def test_a_report_made_while_the_summary_is_read_counts_as_newer(world: World) -> None:

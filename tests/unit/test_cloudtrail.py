@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -10,7 +11,17 @@ from hypothesis import strategies as st
 
 from rekeyd.core.cloudtrail import KeyChange, NotAnEventError, Pointer, is_known, pointed_at
 from rekeyd.core.model import AccessKeyId, AccountId, JournalFacts, KeyFacts, RotationId
-from rekeyd.fleet.looks import ROOT_GAP, SAME_USER_GAP, USERS_AT_ONCE, USERS_GAP, DueLook, Looks
+from rekeyd.fleet.looks import (
+    ROOT_GAP,
+    SAME_USER_GAP,
+    TRAIL_FOR,
+    TRAIL_GAP,
+    USERS_AT_ONCE,
+    USERS_GAP,
+    DueLook,
+    Looks,
+)
+from rekeyd.fleet.posture import Part
 
 ACCOUNT = AccountId("111122223333")
 KEY = AccessKeyId("AKIAIOSFODNN7EXAMPLE")
@@ -51,23 +62,28 @@ def made(user_name: str = "ci") -> dict[str, Any]:
 
 
 def pointer(**changed: Any) -> Pointer:
-    fields = {"root": False, "user_name": None, "access_key_id": None, "change": None}
+    fields = {"root": False, "root_used": False, "user_name": None, "access_key_id": None, "change": None}
     return Pointer(account_id=ACCOUNT, **{**fields, **changed})
 
 
+BY_ROOT = {"root": True, "root_used": True}
 OF_CI = {"user_name": "ci", "access_key_id": KEY}
 SEEN: dict[str, tuple[str, Pointer | None]] = {
-    "root made a key for itself": (event("CreateAccessKey", ROOT), pointer(root=True)),
+    "root made a key for itself": (event("CreateAccessKey", ROOT), pointer(**BY_ROOT)),
     "root deleted its key": (
         event("DeleteAccessKey", ROOT, requestParameters={"accessKeyId": KEY}),
+        pointer(**BY_ROOT),
+    ),
+    "root signed in": (event("ConsoleLogin", ROOT, eventSource="signin.amazonaws.com"), pointer(**BY_ROOT)),
+    "root used anything": (event("RunInstances", ROOT, eventSource="ec2.amazonaws.com"), pointer(**BY_ROOT)),
+    "root was refused": (event("CreateUser", ROOT, errorCode="AccessDenied"), pointer(**BY_ROOT)),
+    "a session of AssumeRoot deleted a key of the root user": (
+        event("DeleteAccessKey", {**ROOT, "sessionContext": {"assumedRoot": "true"}}),
         pointer(root=True),
     ),
-    "root signed in": (event("ConsoleLogin", ROOT, eventSource="signin.amazonaws.com"), pointer(root=True)),
-    "root used anything": (event("RunInstances", ROOT, eventSource="ec2.amazonaws.com"), pointer(root=True)),
-    "root was refused": (event("CreateUser", ROOT, errorCode="AccessDenied"), pointer(root=True)),
     "root made a key for a user": (
         event("CreateAccessKey", ROOT, **made()),
-        pointer(root=True, change=KeyChange.CREATED, **OF_CI),
+        pointer(**BY_ROOT, change=KeyChange.CREATED, **OF_CI),
     ),
     "somebody made a key": (event("CreateAccessKey", **made()), pointer(change=KeyChange.CREATED, **OF_CI)),
     "a user made a key for itself": (
@@ -186,7 +202,8 @@ def test_a_key_that_the_journal_does_not_know_is_news() -> None:
 
 # --- how often ---
 
-ROOT_LOOK = DueLook(account_id=ACCOUNT, root=True, user_names=())
+ROOT_LOOK = DueLook(account_id=ACCOUNT, root=True)
+TRAIL_LOOK = DueLook(account_id=ACCOUNT, root=True, anew=frozenset({Part.TRAIL}))
 
 
 def test_a_root_user_is_looked_at_at_once_and_then_no_more_often_than_its_gap() -> None:
@@ -199,6 +216,29 @@ def test_a_root_user_is_looked_at_at_once_and_then_no_more_often_than_its_gap() 
     assert looks.take(gap - 0.001) == ()
     assert looks.take(gap) == (ROOT_LOOK,)
     assert looks.take(10 * gap) == ()
+
+
+def test_cloudtrail_is_asked_again_and_again_after_a_use_of_the_root_user_until_it_must_have_shown_it() -> None:
+    looks, gap = Looks(), TRAIL_GAP.total_seconds()
+    for _ in range(1_000):
+        looks.want_trail(ACCOUNT, 0.0)
+    assert looks.take(gap - 0.001) == ()
+    asked = [at for at in range(7_200) if looks.take(float(at)) == (TRAIL_LOOK,)]
+    assert asked == [gap * number for number in range(1, 8)]
+    assert asked[-1] >= TRAIL_FOR.total_seconds()
+
+
+def test_a_later_use_of_the_root_user_prolongs_that_and_makes_it_no_more_frequent() -> None:
+    looks, gap = Looks(), TRAIL_GAP.total_seconds()
+    asked = []
+    for at in range(7_200):
+        if at <= 3_600:
+            looks.want_trail(ACCOUNT, float(at))
+        asked += [float(at)] * len(looks.take(float(at)))
+    assert {after - before for before, after in pairwise(asked)} == {gap}
+    assert 0 <= asked[-1] - 3_600 - TRAIL_FOR.total_seconds() <= gap
+    looks.want_trail(ACCOUNT, 7_200.0)
+    assert looks.take(7_200.0 + gap) == (TRAIL_LOOK,)
 
 
 def test_one_account_does_not_hold_up_another() -> None:

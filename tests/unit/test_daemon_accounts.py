@@ -1,6 +1,7 @@
 """When accounts are worked on: a real schedule and journal, and a fleet that does what the test says."""
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,6 +22,7 @@ from rekeyd.daemon.parts import Parts
 from rekeyd.daemon.schedule import Schedule
 from rekeyd.errors import BusyError, JournalError
 from rekeyd.fleet.passes import PassResult
+from rekeyd.fleet.posture import Part
 from rekeyd.fleet.settings import FleetSettings
 from rekeyd.ports import PrincipalStatus
 from tests.conftest import LogLines
@@ -50,6 +52,8 @@ class Fleet:
     passes: list[tuple[str, AccountId]] = field(default_factory=list)
     also: list[list[str]] = field(default_factory=list)
     """Whom each due pass was asked to look at besides."""
+    anew: list[list[str]] = field(default_factory=list)
+    """What each look at a root user was asked to ask for again."""
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def scan_pass(self, account_id: AccountId) -> PassResult:
@@ -59,7 +63,8 @@ class Fleet:
         self.also.append(sorted(also))
         return self._pass("due", account_id)
 
-    def check_root(self, account_id: AccountId) -> float:
+    def check_root(self, account_id: AccountId, *, anew: Collection[Part] = ()) -> float:
+        self.anew.append(sorted(anew))
         self._pass("root", account_id)
         return 0.0
 
@@ -165,12 +170,39 @@ def test_who_is_to_be_looked_at_is_not_forgotten_while_another_holder_has_the_ac
     assert bench.fleet.also == [["ci"], ["batch", "ci"]]
 
 
+def test_a_look_at_a_root_user_that_is_wanted_while_others_take_long_is_not_lost(bench: Bench) -> None:
+    slow = threading.Event()
+    bench.fleet.does["root", ONE] = [lambda: _after(slow), lambda: _after(slow)]
+    # As many as run at the same time: the schedule drops what comes besides.
+    for number in (1, 2):
+        bench.work.look_at_root(ONE)
+        _until(lambda n=number: len(bench.fleet.anew) == n)  # type: ignore[misc]
+    bench.work.look_at_root(ONE, anew={Part.TRAIL})
+    bench.work.look_at_root(ONE)
+    _until(lambda: bench.schedule.due_at(f"root-now:{ONE}") is None)
+    slow.set()
+    assert bench.fleet.wait_for("root", ONE, 3)
+    _until(lambda: not [name for name in bench.schedule.running() if name.startswith("root-now")])
+    assert bench.fleet.anew == [[], [], ["trail"]]
+
+
 def test_an_account_that_is_not_watched_is_not_looked_at(bench: Bench) -> None:
     bench.work.watch([ONE])
     bench.work.look_at_users(TWO, ["ci"])
     assert bench.fleet.wait_for("scan", ONE)
     assert bench.pass_ends()
     assert bench.schedule.due_at(f"due:{TWO}") is None
+
+
+def _after(done: threading.Event) -> None:
+    assert done.wait(LIMIT)
+
+
+def _until(so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not so():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
 
 
 @pytest.fixture

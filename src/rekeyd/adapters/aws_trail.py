@@ -16,6 +16,7 @@ from typing import Any
 
 from rekeyd.adapters.aws_errors import Call, ask
 from rekeyd.adapters.aws_session import AwsSessions
+from rekeyd.core.cloudtrail import is_root_user
 from rekeyd.core.model import AccessKeyId, AccountId
 from rekeyd.core.sessions import AssumedRole, role_assumed, session_made
 
@@ -110,17 +111,6 @@ class AwsTrail:
             if not token:
                 return
             more = {"NextToken": token}
-
-
-def is_root_user(event: Mapping[str, Any]) -> bool:
-    """Whether the root user itself did it, as CIS's filter has it, and no session of AssumeRoot."""
-    identity = event.get("userIdentity")
-    if not isinstance(identity, dict) or identity.get("type") != "Root" or identity.get("invokedBy"):
-        return False
-    if event.get("eventType") == "AwsServiceEvent":
-        return False
-    context = identity.get("sessionContext")
-    return not (isinstance(context, dict) and str(context.get("assumedRoot")).lower() == "true")
 
 
 def _record(text: str) -> Mapping[str, Any]:

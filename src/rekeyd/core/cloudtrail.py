@@ -42,6 +42,8 @@ class Pointer:
 
     account_id: AccountId
     root: bool
+    root_used: bool
+    """The root user itself did something, and no session of AssumeRoot: CloudTrail will show it."""
     user_name: str | None
     access_key_id: AccessKeyId | None
     """Of the user's key that was changed, where the record names it."""
@@ -71,6 +73,7 @@ def pointed_at(body: str) -> Pointer | None:
     return Pointer(
         account_id=AccountId(account_id),
         root=root,
+        root_used=is_root_user(record),
         user_name=user_name,
         access_key_id=None if user_name is None else _key_id(record),
         change=None if user_name is None else change,
@@ -96,6 +99,17 @@ def is_known(pointer: Pointer, facts: JournalFacts) -> bool:
             return known.gone
         case KeyChange.REACTIVATED | None:
             return False
+
+
+def is_root_user(record: Mapping[str, Any]) -> bool:
+    """Whether the root user itself did it, as CIS's filter has it, and no session of AssumeRoot."""
+    identity = record.get("userIdentity")
+    if not isinstance(identity, dict) or identity.get("type") != "Root" or identity.get("invokedBy"):
+        return False
+    if record.get("eventType") == "AwsServiceEvent":
+        return False
+    context = identity.get("sessionContext")
+    return not (isinstance(context, dict) and str(context.get("assumedRoot")).lower() == "true")
 
 
 def _change(record: Mapping[str, Any]) -> KeyChange | None:

@@ -89,7 +89,7 @@ _SENTENCES = {
     FindingReason.VAULT_UNREACHABLE: "Vault cannot be used",
     FindingReason.LEFT_PLACE_NOT_EMPTIED: "a place in Vault that a pair was moved away from still holds one",
     FindingReason.CHANNEL_FAILING: "a channel for alarms takes no messages",
-    FindingReason.EVENTS_UNREADABLE: "the event queue cannot be read, so changes are seen at the next scan only",
+    FindingReason.EVENTS_UNREADABLE: "the event queue cannot be read or emptied, so changes are seen at the next scan only",
     FindingReason.KEY_EXPOSED: "an access key is in wrong hands",
     FindingReason.USER_COMPROMISED: "AWS put a user in quarantine, since an access key of it was found in public",
     FindingReason.REVOCATION_LEFT: "a policy denies sessions of a user that cannot live any more",
@@ -241,7 +241,10 @@ _REMEDIES = {
         "--revoke-sessions where sessions may have been made with it; then look up in CloudTrail what it was used for"
     ),
     FindingReason.WAIT_OVERDUE: f"look at the log's pass.failed and principal.failed lines; {_EXPLAIN}",
-    FindingReason.EVENTS_UNREADABLE: f"check events.queue_url, and that rekeyd's own role may read it; {_POLICY}",
+    FindingReason.EVENTS_UNREADABLE: (
+        "check events.queue_url, and that rekeyd's own role may read it and delete from it, and may decrypt with its KMS "
+        "key if it has one; compare with: rekeyd policy aws"
+    ),
     FindingReason.CHANNEL_FAILING: (
         "what it did not take is kept and sent when it works again; check alarms.* in the configuration, then: "
         "rekeyd alarms test"

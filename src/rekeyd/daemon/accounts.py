@@ -10,7 +10,7 @@
 
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -23,6 +23,7 @@ from rekeyd.daemon.parts import Parts
 from rekeyd.daemon.schedule import Pool, Schedule
 from rekeyd.errors import BusyError, Error, LeaseLostError, StoppingError
 from rekeyd.fleet.passes import Fleet, PassResult
+from rekeyd.fleet.posture import Part
 from rekeyd.logs import bound, get_logger
 from rekeyd.ports import Request
 
@@ -83,6 +84,8 @@ class AccountWork:
         self._lock = threading.Lock()
         self._desks: dict[AccountId, _Desk] = {}
         self._tried: dict[int, _Tried] = {}
+        self._root_looks: dict[AccountId, frozenset[Part]] = {}
+        """Accounts whose root users are to be looked at now, and what is asked for again."""
 
     @property
     def watched(self) -> tuple[AccountId, ...]:
@@ -105,10 +108,12 @@ class AccountWork:
         for account_id in fresh:
             self._plan(account_id)
 
-    def look_at_root(self, account_id: AccountId) -> None:
-        """Now, beside the looks that its interval brings."""
+    def look_at_root(self, account_id: AccountId, *, anew: Collection[Part] = ()) -> None:
+        """Now, beside the looks that its interval brings; `anew`: what is asked for again, however young."""
+        with self._lock:
+            self._root_looks[account_id] = self._root_looks.get(account_id, frozenset()).union(anew)
         job = _root_now(account_id)
-        self._schedule.once(job, self._clock.now(), lambda: self._check_root(account_id), pool=Pool.LOOKS)
+        self._schedule.once(job, self._clock.now(), lambda: self._look_at_root_now(account_id), pool=Pool.LOOKS)
 
     def look_at_users(self, account_id: AccountId, user_names: Iterable[str]) -> None:
         """As soon as the account may be worked on, named as in their statuses. An account not watched is let be."""
@@ -222,12 +227,21 @@ class AccountWork:
                 desk.wanted |= also
             raise
 
-    def _check_root(self, account_id: AccountId) -> None:
+    def _look_at_root_now(self, account_id: AccountId) -> None:
+        """Until nothing is wanted: while a look takes long, another one may be wanted, and no job be free for it."""
+        while (anew := self._taken_root_look(account_id)) is not None:
+            self._check_root(account_id, anew)
+
+    def _taken_root_look(self, account_id: AccountId) -> Collection[Part] | None:
+        with self._lock:
+            return self._root_looks.pop(account_id, None)
+
+    def _check_root(self, account_id: AccountId, anew: Collection[Part] = ()) -> None:
         began = self._clock.monotonic()
         outcome = "failed"
         try:
             with self._parts.in_use() as app:
-                app.fleet.check_root(account_id)
+                app.fleet.check_root(account_id, anew=anew)
             outcome = "well"
         except StoppingError:
             outcome = "stopped"

@@ -9,11 +9,13 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
+from typing import Protocol
 
-from rekeyd.adapters.aws_events import SqsQueue
+from rekeyd.adapters.aws_accounts import AwsCloud
+from rekeyd.adapters.aws_events import QueueMessage
 from rekeyd.app import event_queue
 from rekeyd.config import Config
 from rekeyd.core.cloudtrail import NotAnEventError, Pointer, is_known, pointed_at
@@ -22,7 +24,7 @@ from rekeyd.core.model import AccountId, Principal
 from rekeyd.daemon.accounts import AccountWork
 from rekeyd.daemon.parts import Parts
 from rekeyd.daemon.schedule import Pool, Schedule
-from rekeyd.errors import Error, StoppingError
+from rekeyd.errors import AccessDeniedError, Error, StoppingError, TemporaryError
 from rekeyd.fleet.looks import Looks
 from rekeyd.logs import get_logger
 from rekeyd.ports import PrincipalStatus
@@ -34,8 +36,10 @@ _LOOK_EVERY = timedelta(seconds=1)
 # The accounts are listed in the first seconds; before, every message would be about nobody.
 _AGAIN = timedelta(seconds=1)
 _LONGEST_BACKOFF = timedelta(minutes=1)
-# One lost answer is no news.
+# One lost answer is no news; a denial does not pass by itself.
 _FAILURES_BEFORE_ALARM = 3
+# Until they come again (a visibility timeout), an empty poll is no sign that messages can be deleted by now.
+_UNDELETED_FOR = timedelta(minutes=5)
 _DISCARDED_EVERY = timedelta(minutes=1)
 
 
@@ -48,19 +52,39 @@ class Meaning(StrEnum):
     MALFORMED = "malformed"
 
 
+class Queue(Protocol):
+    """Both raise `rekeyd.errors` only."""
+
+    def receive(self) -> tuple[QueueMessage, ...]:
+        """As soon as there are any; none after a while."""
+
+    def delete(self, messages: Sequence[QueueMessage]) -> int:
+        """Returns how many could not be deleted; those come again."""
+
+
 class EventWatch:
     """One poll at a time; `readable` and `meanings` may be asked by any thread."""
 
-    def __init__(self, parts: Parts, schedule: Schedule, accounts: AccountWork) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        schedule: Schedule,
+        accounts: AccountWork,
+        *,
+        queue_of: Callable[[Config, AwsCloud], Queue | None] = event_queue,
+    ) -> None:
         self._parts = parts
+        self._queue_of = queue_of
         self._schedule = schedule
         self._accounts = accounts
         self._clock = parts.newest.clock
         self._journal = parts.newest.journal
         self._looks = Looks()
         self._reading = threading.Lock()
-        self._queue: tuple[Config, SqsQueue] | None = None
+        self._queue: tuple[Config, Queue] | None = None
         self._failures = 0
+        self._undeleted_at = float("-inf")
+        """When what was read could not be deleted, and so comes again."""
         self._told: bool | None = None
         """What the alarms were told last: whether it can be read; None: nothing yet."""
         self._discarded = 0
@@ -79,7 +103,8 @@ class EventWatch:
         """Everything that is in the queue, then its own next run; without a queue, until the next `plan`."""
         if not self._reading.acquire(blocking=False):
             return
-        again: timedelta | None = timedelta(0)
+        # Whatever goes wrong below in an unforeseen way, it does so once a second and no more often.
+        again: timedelta | None = _AGAIN
         try:
             queue = self._newest()
             if queue is None:
@@ -89,6 +114,7 @@ class EventWatch:
                 again = _AGAIN
             else:
                 self._drain(queue)
+                again = timedelta(0)
         except StoppingError:
             again = None
             raise
@@ -104,22 +130,31 @@ class EventWatch:
         for due in self._looks.take(self._clock.monotonic()):
             log.info(Event.LOOK_ASKED, account_id=due.account_id, root=due.root, principals=list(due.user_names))
             if due.root:
-                self._accounts.look_at_root(due.account_id)
+                self._accounts.look_at_root(due.account_id, anew=due.anew)
             if due.user_names:
                 self._accounts.look_at_users(due.account_id, due.user_names)
 
     # --- messages ----------------------------------------------------------------------------------------------------
 
-    def _drain(self, queue: SqsQueue) -> None:
+    def _drain(self, queue: Queue) -> None:
         """Until a long poll brings nothing, or the configuration is another one."""
         while not self._clock.stopping.is_set() and queue is self._newest():
             messages = queue.receive()
             if messages:
                 self._heard([each.body for each in messages])
-                queue.delete(messages)
-            self._well()
+                self._delete(queue, messages)
+            if self._clock.monotonic() - self._undeleted_at > _UNDELETED_FOR.total_seconds():
+                self._well()
             if not messages:
                 return
+
+    def _delete(self, queue: Queue, messages: Sequence[QueueMessage]) -> None:
+        """Raises also for a part of them."""
+        self._undeleted_at = self._clock.monotonic()
+        left = queue.delete(messages)
+        if left:
+            raise TemporaryError(f"{left} of {len(messages)} messages of the event queue could not be deleted")
+        self._undeleted_at = float("-inf")
 
     def _heard(self, bodies: Sequence[str]) -> None:
         watched = frozenset(self._accounts.watched)
@@ -142,6 +177,8 @@ class EventWatch:
         if pointer is None or pointer.account_id not in watched:
             return Meaning.UNCONCERNED
         of_user = self._meaning_of_user(pointer, statuses) if pointer.user_name is not None else Meaning.UNCONCERNED
+        if pointer.root_used:
+            self._looks.want_trail(pointer.account_id, self._clock.monotonic())
         if pointer.root:
             self._looks.want_root(pointer.account_id)
             return Meaning.LOOK
@@ -169,16 +206,16 @@ class EventWatch:
 
     # --- the queue itself --------------------------------------------------------------------------------------------
 
-    def _newest(self) -> SqsQueue | None:
+    def _newest(self) -> Queue | None:
         """The same one as long as the configuration is the same."""
         app = self._parts.newest
         if self._queue is None or self._queue[0] is not app.config:
-            queue = event_queue(app.config, app.cloud)
+            queue = self._queue_of(app.config, app.cloud)
             self._queue = None if queue is None else (app.config, queue)
         return None if self._queue is None else self._queue[1]
 
     def _without_queue(self) -> None:
-        self.readable, self._failures = None, 0
+        self.readable, self._failures, self._undeleted_at = None, 0, float("-inf")
         # An alarm of an earlier configuration, or of the process before.
         self._tell(readable=True)
 
@@ -194,7 +231,7 @@ class EventWatch:
         self._failures += 1
         if self._failures == 1:
             log.error(Event.QUEUE_LOST, error=error.message, hint=error.hint)
-        if self._failures >= _FAILURES_BEFORE_ALARM:
+        if self._failures >= _FAILURES_BEFORE_ALARM or isinstance(error, AccessDeniedError):
             self._tell(readable=False, problem=error)
         return min(timedelta(seconds=2 ** min(self._failures - 1, 10)), _LONGEST_BACKOFF)
 

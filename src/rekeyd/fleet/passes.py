@@ -37,14 +37,15 @@ from rekeyd.fleet.mark import MarkKeeper
 from rekeyd.fleet.owners import OwnerDesk
 from rekeyd.fleet.places import Places
 from rekeyd.fleet.posture import (
+    Part,
     account_findings,
     exposed_findings,
     gather,
     managed_seen,
+    newer_of,
     overdue_findings,
     principal_findings,
     unwatched,
-    with_report,
 )
 from rekeyd.fleet.scan import Scan, ToLookAt, fingerprint, users_to_look_at
 from rekeyd.fleet.settings import FleetSettings, Mode
@@ -360,11 +361,11 @@ class Fleet:
 
     # --- root and posture --------------------------------------------------------------------------------------------
 
-    def check_root(self, account_id: AccountId) -> float:
+    def check_root(self, account_id: AccountId, *, anew: Collection[Part] = ()) -> float:
         """Look at the root user now, between two scans. Returns 1.0, 0.0, or NaN for "cannot tell"."""
         with bound(account_id=account_id):
             iam = self.cloud.iam(account_id)
-            seen = self._gather(iam)
+            seen = self._gather(iam, anew)
             self._check_posture(seen)
             self._exposures.answer(iam, seen)
             return root_state(seen)
@@ -381,13 +382,14 @@ class Fleet:
         for scope in (Scope.fleet(), Scope.vault(), Scope.channels(), Scope.events()):
             self.alarms.hold(scope)
 
-    def _gather(self, iam: Iam) -> AccountSeen:
+    def _gather(self, iam: Iam, anew: Collection[Part] = ()) -> AccountSeen:
         return gather(
             iam,
             self.clock,
             previous=self._seen.get(iam.account_id),
             limits=Limits(unused_after=self.settings.unused_after),
             report_wait=REPORT_WAIT,
+            anew=anew,
         )
 
     def _check_posture(self, seen: AccountSeen) -> None:
@@ -395,7 +397,7 @@ class Fleet:
             # A pass takes long, and a look that began after it may have ended before: what is newer stands.
             newest = self._seen.get(seen.account_id)
             if newest is not None and newest.seen_at > seen.seen_at:
-                seen = newest if seen.report is None else with_report(newest, seen.report)
+                seen = newer_of(newest, seen)
             seen = replace(seen, managed=self._managed(seen.account_id))
             self._seen[seen.account_id] = seen
             self.alarms.update(Scope.posture(seen.account_id), check(seen, self.clock.now()), undecided=undecided(seen))

@@ -4,9 +4,10 @@ A root check is one call: AWS makes a new credential report at most every four h
 kept. A look-up that fails keeps the last answer and says since how many looks it is old.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TypeVar
 
 from rekeyd.core.events import Event
@@ -40,6 +41,13 @@ SETTINGS_LIFE = timedelta(hours=1)
 four where `aws.region` is not the Region of IAM's events."""
 
 
+class Part(StrEnum):
+    """Facts that may be asked for again before they are `SETTINGS_LIFE` old."""
+
+    TRAIL = "trail"
+    """Use of the root user, by CloudTrail."""
+
+
 def gather(
     iam: Iam,
     clock: Clock,
@@ -49,12 +57,13 @@ def gather(
     limits: Limits | None = None,
     report_wait: timedelta = timedelta(seconds=30),
     report_life: timedelta = REPORT_LIFE,
+    anew: Collection[Part] = (),
 ) -> AccountSeen:
     """Look at one account. Never raises for an answer of AWS, only StoppingError.
 
     `previous`: the last look of this process; it carries what need not be asked again and the failures in a row.
     `managed`: by ARN; None: not known. `report_wait`: how long a report may take to be made. `report_life`: a younger
-    one is kept.
+    one is kept. `anew`: what is asked for again, however young.
     """
     before = previous if previous is not None else AccountSeen(account_id=iam.account_id, seen_at=clock.now())
     seen = replace(
@@ -72,7 +81,9 @@ def gather(
     if _report_is_old(before, asked_at, report_life):
         seen = _with_report(seen, iam, report_wait)
     if _settings_are_old(before, asked_at):
-        seen = _with_settings(seen, iam)
+        seen = _with_trail(_with_settings(seen, iam), iam)
+    elif Part.TRAIL in anew:
+        seen = _with_trail(seen, iam)
     if root_state(seen) == 0.0:
         log.debug(Event.ROOT_KEY_CHECKED, account_id=seen.account_id)
     return seen
@@ -89,6 +100,13 @@ def with_report(seen: AccountSeen, report: CredentialReport) -> AccountSeen:
     if seen.report is not None and seen.report.generated_at > report.generated_at:
         return seen
     return replace(seen, report=report, report_unreadable=None)
+
+
+def newer_of(newest: AccountSeen, late: AccountSeen) -> AccountSeen:
+    """`newest` began after `late`, and ended before it: each may know something that the other does not."""
+    seen = newest if late.report is None else with_report(newest, late.report)
+    used = [at for at in (newest.root_seen_used_at, late.root_seen_used_at) if at is not None]
+    return replace(seen, root_seen_used_at=max(used, default=None))
 
 
 def managed_seen(status: PrincipalStatus, policy: Policy) -> ManagedSeen:
@@ -189,8 +207,6 @@ def _settings_are_old(before: AccountSeen, now: datetime) -> bool:
 def _with_settings(seen: AccountSeen, iam: Iam) -> AccountSeen:
     passwords, passwords_unreadable = _look(iam.password_policy, seen.password_unreadable)
     rights, rights_unreadable = _look(iam.user_rights, seen.rights_unreadable)
-    since = seen.seen_at - seen.limits.root_used_within
-    used, trail_unreadable = _look(lambda: (iam.root_used_at(since=since),), seen.trail_unreadable)
     return replace(
         seen,
         settings_seen_at=seen.seen_at,
@@ -198,6 +214,14 @@ def _with_settings(seen: AccountSeen, iam: Iam) -> AccountSeen:
         password_unreadable=passwords_unreadable,
         rights=rights if rights is not None else seen.rights,
         rights_unreadable=rights_unreadable,
+    )
+
+
+def _with_trail(seen: AccountSeen, iam: Iam) -> AccountSeen:
+    since = seen.seen_at - seen.limits.root_used_within
+    used, trail_unreadable = _look(lambda: (iam.root_used_at(since=since),), seen.trail_unreadable)
+    return replace(
+        seen,
         root_seen_used_at=(used[0] if used is not None else None) or seen.root_seen_used_at,
         trail_unreadable=trail_unreadable,
     )
