@@ -309,6 +309,7 @@ def aws_settings(config: Config) -> AwsSettings:
             role_name=aws.organization.role_name,
             exclude_accounts=frozenset(AccountId(a) for a in aws.organization.exclude_accounts),
         ),
+        health=config.scan.health,
     )
 
 

@@ -37,6 +37,7 @@ from rekeyd.core.model import (
 from rekeyd.core.notice import AlarmState, Notice, state_of
 from rekeyd.core.posture import AccountSummary as AccountSummary
 from rekeyd.core.posture import CredentialReport as CredentialReport
+from rekeyd.core.posture import ExposureNotice as ExposureNotice
 from rekeyd.core.posture import ReportKey as ReportKey
 from rekeyd.core.posture import ReportRow as ReportRow
 from rekeyd.core.reasons import Reason
@@ -101,6 +102,9 @@ class Iam(Protocol):
 
     def list_access_keys(self, user_name: str) -> tuple[AccessKey, ...]: ...
 
+    def owner_of_key(self, key_id: AccessKeyId) -> str | None:
+        """The user's name; None: the root user. NotFoundError: no such key in this account."""
+
     def last_use(self, key_id: AccessKeyId) -> LastUse:
         """Never raises for an answer that AWS refuses: that is UseUnknown."""
 
@@ -122,6 +126,10 @@ class Iam(Protocol):
 
     def root_used_at(self, *, since: datetime) -> datetime | None:
         """By CloudTrail: the newest call or sign-in of the root user itself since then; None: it shows none."""
+
+    def exposure_notices(self) -> tuple[ExposureNotice, ...] | None:
+        """By AWS Health: open notices of credentials in wrong hands. None: it is not asked, or has no answer for this
+        account, which lacks the support plan."""
 
     def account_alias(self) -> str | None: ...
 

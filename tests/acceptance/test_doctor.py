@@ -118,6 +118,32 @@ def test_what_is_broken_is_named_and_fails(stand: Stand, case: tuple[str, Any]) 
     assert ran.document["ok"] is False
 
 
+@pytest.mark.parametrize(
+    ("plan", "allowed", "verdict", "said"),
+    [
+        (True, True, "ok", "it knows of 1 exposed"),
+        (False, True, "warning", "below Business"),
+        (True, False, "failed", "health:DescribeEvents"),
+    ],
+    ids=["answered", "without a support plan", "denied"],
+)
+def test_whether_aws_health_can_be_asked_is_told(
+    stand: Stand, plan: bool, allowed: bool, verdict: str, said: str
+) -> None:
+    user = stand.user("ci")
+    config = stand.write_config()
+    config.write_text(config.read_text().replace("[scan]\n", "[scan]\nhealth = true\n"))
+    stand.aws.report_exposed(HUB, user.key.access_key_id)
+    if plan:
+        stand.aws.subscribe_health(HUB)
+    if not allowed:
+        stand.aws.deny(HUB, "DescribeEvents")
+    checks = {check["name"]: check for check in stand.run("doctor", "--json").document["checks"]}
+    health = checks[f"health:DescribeEvents {HUB}"]
+    assert health["verdict"] == verdict
+    assert said in health["message"]
+
+
 def test_a_sealed_vault_is_said_to_be_sealed(stand: Stand) -> None:
     from rekeyd.demo.openbao import OpenBaoServer
 

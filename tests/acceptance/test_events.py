@@ -177,6 +177,33 @@ def test_a_managed_user_is_looked_at_when_another_hand_changes_its_keys_and_not_
     assert stand.statuses("ci") == ["Active", "Active"]
 
 
+def test_a_key_of_which_aws_health_tells_is_replaced_within_seconds(stand: Stand) -> None:
+    queue = Queue(stand)
+    configure(stand, queue.url)
+    text = stand.config.read_text()
+    text = text.replace("[scan]\n", "[scan]\nhealth = true\n").replace("max_age =", 'on_exposed = "rotate"\nmax_age =')
+    stand.config.write_text(text)
+    stand.aws.subscribe_health(HUB)
+    known, other = (stand.user(name, key_age=timedelta(days=10)) for name in ("ci", "other"))
+    queue.put("begin")
+    with stand.daemon() as daemon:
+        _settled(stand, daemon)
+        old = known.key.access_key_id
+        stand.aws.report_exposed(HUB, old)
+        found_at = stand.aws.clock.now()
+        told = {"eventTypeCode": "AWS_RISK_CREDENTIALS_EXPOSED", "affectedEntities": [{"entityValue": old}]}
+        queue.put(json.dumps({"detail-type": "AWS Health Event", "account": HUB, "detail": told}))
+        eventually(lambda: stand.aws.key(old).status == "Inactive" or None, "the old key's end", alive=daemon)
+        took = (stand.aws.clock.now() - found_at).total_seconds()
+        print(f"AWS Health's event -> key replaced, the old one Inactive: {took:.1f} s, without propagation delay")
+        assert took < 20
+        (alarm,) = [line for line in _lines(daemon, "alarm.raised") if line["reason"] == "user_compromised"]
+        assert (alarm["severity"], alarm["principal"]) == ("critical", "ci")
+    assert stand.serves_a_live_pair("ci")
+    assert stand.statuses("other") == ["Active"]
+    assert stand.held_id("other") == other.key.access_key_id
+
+
 @pytest.mark.timeout(400)
 def test_a_thousand_junk_messages_change_nothing_and_are_drained(stand: Stand) -> None:
     queue = Queue(stand)

@@ -138,6 +138,12 @@ def test_queue_and_topic_are_for_its_own_credentials() -> None:
     assert not {"SendAlarms", "ReadEvents"} & set(_statements(_config("")))
 
 
+def test_aws_health_may_be_asked_only_where_it_is() -> None:
+    statement = _statements(_config("[scan]\nhealth = true"))["SeeExposedKeys"]
+    assert statement["Action"] == ["health:DescribeEvents", "health:DescribeAffectedEntities"]
+    assert "SeeExposedKeys" not in _statements(_config(""))
+
+
 def test_a_role_that_is_entered_neither_reads_the_queue_nor_sends_alarms() -> None:
     role = '[[aws.accounts]]\nid = "444455556666"\nrole_arn = "arn:aws:iam::444455556666:role/rekeyd"\n'
     own = '[[aws.accounts]]\nid = "111122223333"\n'

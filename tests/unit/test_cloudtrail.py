@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rekeyd.core.cloudtrail import KeyChange, NotAnEventError, Pointer, is_known, pointed_at
 from rekeyd.core.model import AccessKeyId, AccountId, JournalFacts, KeyFacts, RotationId
 from rekeyd.fleet.looks import (
+    EXPOSURE_SOONEST,
     ROOT_GAP,
     SAME_USER_GAP,
     TRAIL_FOR,
@@ -62,10 +63,15 @@ def made(user_name: str = "ci") -> dict[str, Any]:
 
 
 def pointer(**changed: Any) -> Pointer:
-    fields = {"root": False, "root_used": False, "user_name": None, "access_key_id": None, "change": None}
-    return Pointer(account_id=ACCOUNT, **{**fields, **changed})
+    return Pointer(account_id=changed.pop("account_id", ACCOUNT), **changed)
 
 
+def health(code: Any = "AWS_RISK_CREDENTIALS_EXPOSED", **more: Any) -> str:
+    detail = {"eventTypeCode": code, "service": "RISK", "affectedEntities": [{"entityValue": KEY}], **more}
+    return json.dumps({"detail-type": "AWS Health Event", "source": "aws.health", "account": ACCOUNT, "detail": detail})
+
+
+QUARANTINE = "arn:aws:iam::aws:policy/AWSCompromisedKeyQuarantineV3"
 BY_ROOT = {"root": True, "root_used": True}
 OF_CI = {"user_name": "ci", "access_key_id": KEY}
 SEEN: dict[str, tuple[str, Pointer | None]] = {
@@ -110,6 +116,26 @@ SEEN: dict[str, tuple[str, Pointer | None]] = {
         event("DeleteAccessKey", requestParameters={"userName": "ci", "accessKeyId": 7}),
         pointer(user_name="ci", change=KeyChange.DELETED),
     ),
+    "AWS found a key": (health(), pointer(exposed=True)),
+    "AWS suspects that a key is known": (health("AWS_RISK_CREDENTIALS_EXPOSURE_SUSPECTED"), pointer(exposed=True)),
+    "AWS found a key of another account of the organization": (
+        health(affectedAccount="444455556666"),
+        pointer(account_id=AccountId("444455556666"), exposed=True),
+    ),
+    "AWS found a key of an account that is none": (health(affectedAccount="x"), pointer(exposed=True)),
+    "AWS Health says something else": (health("AWS_EC2_OPERATIONAL_ISSUE"), None),
+    "AWS put a user in quarantine": (
+        event("AttachUserPolicy", requestParameters={"userName": "ci", "policyArn": QUARANTINE}),
+        pointer(exposed=True),
+    ),
+    "somebody could not do as AWS does": (
+        event("AttachUserPolicy", requestParameters={"policyArn": QUARANTINE}, errorCode="AccessDenied"),
+        None,
+    ),
+    "somebody attached another policy": (
+        event("AttachUserPolicy", requestParameters={"policyArn": "arn:aws:iam::aws:policy/ReadOnlyAccess"}),
+        None,
+    ),
     "a refused change": (event("CreateAccessKey", **made(), errorCode="LimitExceededException"), None),
     "a change of something else": (event("CreateUser", requestParameters={"userName": "ci"}), None),
     "the same name in another service": (event("CreateAccessKey", **made(), eventSource="lightsail.aws"), None),
@@ -137,6 +163,7 @@ MALFORMED = {
     "an account as a number": (json.dumps({"account": 111122223333, "detail": {}}), "no account"),
     "an account of thirteen digits": (event("CreateAccessKey", account="1111222233334"), "no account"),
     "an account of other digits": (event("CreateAccessKey", account="١١١١٢٢٢٢٣٣٣٣"), "no account"),
+    "a code that is a number": (health(7), "no record"),
     "no record": (json.dumps({"account": ACCOUNT, "detail": {"eventName": "x"}}), "no record"),
     "no name of an event": (json.dumps({"account": ACCOUNT, "detail": {"userIdentity": {}}}), "no record"),
 }
@@ -172,7 +199,7 @@ def test_whatever_comes_is_an_event_or_is_refused(document: Any) -> None:
         found = pointed_at(json.dumps(document))
     except NotAnEventError:
         return
-    assert found is None or found.root or found.user_name is not None
+    assert found is None or found.root or found.exposed or found.user_name is not None
 
 
 AT = datetime(2026, 11, 23, tzinfo=UTC)
@@ -203,6 +230,7 @@ def test_a_key_that_the_journal_does_not_know_is_news() -> None:
 # --- how often ---
 
 ROOT_LOOK = DueLook(account_id=ACCOUNT, root=True)
+EXPOSURE_LOOK = DueLook(account_id=ACCOUNT, root=True, anew=frozenset({Part.EXPOSURE}))
 TRAIL_LOOK = DueLook(account_id=ACCOUNT, root=True, anew=frozenset({Part.TRAIL}))
 
 
@@ -239,6 +267,24 @@ def test_a_later_use_of_the_root_user_prolongs_that_and_makes_it_no_more_frequen
     assert 0 <= asked[-1] - 3_600 - TRAIL_FOR.total_seconds() <= gap
     looks.want_trail(ACCOUNT, 7_200.0)
     assert looks.take(7_200.0 + gap) == (TRAIL_LOOK,)
+
+
+def test_exposed_credentials_are_looked_at_at_once_and_a_few_times_more() -> None:
+    looks = Looks()
+    for _ in range(1_000):
+        looks.want_exposure(ACCOUNT, 0.0)
+    asked = [at for at in range(7_200) if looks.take(float(at)) == (EXPOSURE_LOOK,)]
+    assert asked == [0, 300, 600, 900]
+
+
+def test_another_exposure_does_not_wait_for_the_next_of_these_looks() -> None:
+    looks, soonest = Looks(), EXPOSURE_SOONEST.total_seconds()
+    looks.want_exposure(ACCOUNT, 0.0)
+    assert looks.take(0.0) == (EXPOSURE_LOOK,)
+    looks.want_exposure(ACCOUNT, 1.0)
+    assert looks.take(soonest - 0.001) == ()
+    assert looks.take(soonest) == (EXPOSURE_LOOK,)
+    assert looks.take(soonest + 1) == ()
 
 
 def test_one_account_does_not_hold_up_another() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from rekeyd.adapters.queue_name import queue_name
+from rekeyd.core.cloudtrail import EXPOSURE_CODES, QUARANTINE_POLICY
 
 TEMPLATE = Path(__file__).parents[2] / "deploy" / "aws" / "events.yaml"
 
@@ -68,7 +69,9 @@ def test_only_these_rules_may_write_to_the_queue_and_nobody_in_the_clear() -> No
     assert (allow["Effect"], allow["Action"]) == ("Allow", "sqs:SendMessage")
     assert allow["Principal"] == {"Service": "events.amazonaws.com"}
     sources = allow["Condition"]["ArnEquals"]["aws:SourceArn"]
-    assert sources == [{"Fn::GetAtt": ["KeyChanges", "Arn"]}, {"Fn::GetAtt": ["RootUse", "Arn"]}]
+    rules = [name for name, each in _template()["Resources"].items() if each["Type"] == "AWS::Events::Rule"]
+    assert sources == [{"Fn::GetAtt": [rule, "Arn"]} for rule in rules]
+    assert len(rules) == 4
     assert deny["Effect"] == "Deny"
     assert deny["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
@@ -91,10 +94,16 @@ def test_the_rules_pass_on_what_rekeyd_understands() -> None:
     assert "AWS Console Sign In via CloudTrail" in root["EventPattern"]["detail-type"]
     # Otherwise EventBridge leaves out what only reads, and so most of what a thief of a root key does first.
     assert root["State"] == "ENABLED_WITH_ALL_CLOUDTRAIL_MANAGEMENT_EVENTS"
+    health = _properties("Exposures")["EventPattern"]["detail"]
+    assert health == {"eventTypeCode": [{"prefix": EXPOSURE_CODES}]}
+    attached = _properties("Quarantines")["EventPattern"]["detail"]
+    assert attached["eventName"] == ["AttachUserPolicy"]
+    (arn,) = attached["requestParameters"]["policyArn"]
+    assert arn["prefix"]["Fn::Sub"].endswith(f":iam::aws:policy/{QUARANTINE_POLICY}")
 
 
 def test_every_rule_goes_to_the_queue_or_is_forwarded_by_a_role_that_can_do_only_that() -> None:
-    for rule in ("KeyChanges", "RootUse"):
+    for rule in ("KeyChanges", "RootUse", "Exposures", "Quarantines"):
         (target,) = _properties(rule)["Targets"]
         assert target["Arn"] == {"Fn::If": ["HasQueue", {"Fn::GetAtt": ["Queue", "Arn"]}, {"Ref": "TargetBusArn"}]}
     (policy,) = _properties("ForwardRole")["Policies"]

@@ -5,14 +5,14 @@ from datetime import date, timedelta
 
 import pytest
 
-from rekeyd.core.model import KeyStatus
+from rekeyd.core.model import AccessKeyId, KeyStatus
 from rekeyd.core.policy import Adopt, Freeze, Match, OnExposed, Policy
 from rekeyd.core.state import State
 from rekeyd.fleet.alarms import AlarmKeeper
 from rekeyd.fleet.exposure import ASK_AGAIN_AFTER
 from rekeyd.fleet.passes import Fleet
 from rekeyd.fleet.settings import FleetSettings, Mode
-from rekeyd.ports import Brake
+from rekeyd.ports import Brake, ExposureNotice
 from rekeyd.reconcile.rules import Rules
 from tests.rig import ACCOUNT, DAY, SETTLE, Rig, asked, policy
 from tests.world import REGION, Crash, World
@@ -67,6 +67,18 @@ class Watched:
 
     def expose(self, key_id: str, user: str = "ci") -> None:
         self.fleet.expose(ACCOUNT, user, key_id, because="seen in a log", by="user:test")  # type: ignore[arg-type]
+
+    def notice(self, key_id: AccessKeyId, user: str | None = "ci") -> None:
+        """AWS Health tells of it from now on, and goes on when the key is not Active any more."""
+        told = ExposureNotice(
+            code="AWS_RISK_CREDENTIALS_EXPOSED",
+            since=self.world.clock.now(),
+            entity=key_id,
+            user_name=user,
+            key_ids=() if user is None else (key_id,),
+        )
+        account = self.world.account(ACCOUNT)
+        account.exposure_notices = (*(account.exposure_notices or ()), told)
 
     @property
     def emergencies(self) -> int:
@@ -168,6 +180,59 @@ def test_a_persons_word_and_awss_notice_of_one_key_are_one_rotation() -> None:
     watched.quarantine()
     watched.hours(12)
     assert (watched.made, watched.emergencies) == (1, 1)
+
+
+def test_a_key_of_which_aws_health_tells_is_replaced_once() -> None:
+    watched = Watched(ROTATE)
+    watched.world.user(ACCOUNT, "ci", age=10 * DAY)
+    (old,) = watched.world.keys(ACCOUNT, "ci")
+    watched.hours(2)
+    watched.notice(old.id)
+    watched.hours(12)
+    assert watched.world.key(old.id).status is KeyStatus.INACTIVE
+    assert (watched.made, watched.emergencies) == (1, 1)
+    watched.world.check_promises()
+
+
+@pytest.mark.parametrize(
+    ("policies", "mode"),
+    [((policy(),), Mode.ENFORCE), ((ROTATE,), Mode.OBSERVE)],
+    ids=["by default", "in observe mode"],
+)
+def test_what_aws_health_tells_is_only_an_alarm(policies: tuple[Policy, ...], mode: Mode) -> None:
+    watched = Watched(*policies, mode=mode)
+    watched.world.user(ACCOUNT, "ci", age=10 * DAY)
+    (old,) = watched.world.keys(ACCOUNT, "ci")
+    watched.notice(old.id)
+    watched.hours(3)
+    assert (watched.made, watched.emergencies) == (0, 0)
+    (alarm,) = [each for each in watched.rig.journal.alarms() if each.reason == "user_compromised"]
+    assert (alarm.severity, alarm.principal) == ("critical", "ci")
+    assert old.id in alarm.message
+    watched.world.account(ACCOUNT).exposure_notices = ()
+    watched.hours(2)
+    assert "user_compromised" not in {each.reason for each in watched.rig.journal.alarms()}
+
+
+def test_all_that_aws_says_of_one_key_is_one_rotation() -> None:
+    watched = Watched(ROTATE)
+    watched.world.user(ACCOUNT, "ci", age=10 * DAY)
+    (old,) = watched.world.keys(ACCOUNT, "ci")
+    watched.hours(1)
+    watched.quarantine()
+    watched.notice(old.id)
+    watched.hours(12)
+    assert (watched.made, watched.emergencies) == (1, 1)
+
+
+def test_a_notice_of_nobody_who_can_be_told_rotates_nobody() -> None:
+    watched = Watched(ROTATE)
+    watched.world.user(ACCOUNT, "ci", age=10 * DAY)
+    (old,) = watched.world.keys(ACCOUNT, "ci")
+    watched.notice(old.id, user=None)
+    watched.hours(3)
+    assert (watched.made, watched.emergencies) == (0, 0)
+    assert {alarm.reason for alarm in watched.rig.journal.alarms()} >= {"credentials_exposed"}
 
 
 def test_a_person_who_was_quicker_leaves_nothing_to_do() -> None:

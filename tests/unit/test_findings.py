@@ -27,7 +27,7 @@ from rekeyd.core.findings import (
     undecided,
 )
 from rekeyd.core.model import AccessKeyId, AccountId
-from rekeyd.core.posture import AccountSummary, CredentialReport, ReportKey, ReportRow
+from rekeyd.core.posture import AccountSummary, CredentialReport, ExposureNotice, ReportKey, ReportRow
 from rekeyd.core.reasons import Reason, Severity
 from rekeyd.core.rights import NO_PASSWORD_POLICY, PasswordPolicy, UserRights
 from rekeyd.core.sessions import LONGEST_SESSION
@@ -202,6 +202,18 @@ def with_rights(
     return replace(facts, rights={row().arn: user})
 
 
+def notice(entity: str, *, user: str | None = None) -> ExposureNotice:
+    """AWS Health's, two hours old; of a key of the user, else of nobody who can be told."""
+    keys = () if user is None else (AccessKeyId(entity),)
+    return ExposureNotice(
+        code="AWS_RISK_CREDENTIALS_EXPOSED", since=NOW - 2 * HOUR, entity=entity, user_name=user, key_ids=keys
+    )
+
+
+def with_notices(facts: AccountSeen, *notices: ExposureNotice) -> AccountSeen:
+    return replace(facts, notices=notices)
+
+
 ACCOUNT_FINDINGS: dict[str, tuple[AccountSeen, list[str]]] = {
     "a clear account has none": (CLEAR, []),
     "an account of which nothing was gathered has none": (seen(), []),
@@ -254,6 +266,10 @@ ACCOUNT_FINDINGS: dict[str, tuple[AccountSeen, list[str]]] = {
         seen(summary(keys=True), report(root_row=root(key(used=300 * DAY), password_used=DAY))),
         ["root_access_key", "root_used"],
     ),
+    "AWS Health knows of a key of the root user, and of what nobody can tell": (
+        with_notices(CLEAR, notice("AKIA1"), notice("something")),
+        ["credentials_exposed"],
+    ),
     "a root password without MFA": (seen(summary(mfa=False)), ["root_without_mfa"]),
     "no MFA and no password either": (seen(summary(mfa=False, password=False)), []),
     "the summary knows better than an old report about MFA": (
@@ -288,6 +304,17 @@ USER_FINDINGS: dict[str, tuple[AccountSeen, list[str]]] = {
     "an administrator without a key": (with_rights(users_of(row(), users={}), administrator="AdministratorAccess"), []),
     "a user whom AWS put in quarantine": (
         with_rights(users_of(row(key()), users=managed()), quarantined="AWSCompromisedKeyQuarantineV3"),
+        ["user_compromised"],
+    ),
+    "a user of whose keys AWS Health knows two": (
+        with_notices(users_of(row(key()), users=managed()), notice("AKIA1", user="ci"), notice("AKIA2", user="ci")),
+        ["user_compromised"],
+    ),
+    "AWS says so in both ways": (
+        with_notices(
+            with_rights(users_of(row(key()), users=managed()), quarantined="AWSCompromisedKeyQuarantineV3"),
+            notice("AKIA1", user="ci"),
+        ),
         ["user_compromised"],
     ),
     "sessions were cut a second less than 36 hours ago": (
@@ -392,6 +419,11 @@ UNDECIDED: dict[str, tuple[AccountSeen, AbstractSet[str], AbstractSet[str]]] = {
         replace(CLEAR, settings_seen_at=NOW, trail_unreadable=DENIED),
         set(),
         {"root_used", "root_trail_unreadable"},
+    ),
+    "AWS Health fails for a moment": (
+        replace(CLEAR, rights={}, settings_seen_at=NOW, notices_unreadable=failing(1)),
+        {"user_compromised", "credentials_exposed"},
+        {"revocation_left", "administrator_with_keys"},
     ),
     "nothing was gathered": (seen(), POSTURE_REASONS - {FindingReason.ROOT_UNWATCHED}, {"root_unwatched"}),
     "nobody watches": (

@@ -20,11 +20,13 @@ from tests.unit.test_findings import (
     failing,
     key,
     managed,
+    notice,
     report,
     root,
     row,
     seen,
     summary,
+    with_notices,
     with_rights,
 )
 
@@ -91,10 +93,17 @@ MESSAGES: dict[str, tuple[AccountSeen, str]] = {
         "a user with a console password has an active access key",
     ),
     "user_compromised": (
-        with_rights(seen(), quarantined="AWSCompromisedKeyQuarantineV3"),
+        with_notices(with_rights(seen(), quarantined="AWSCompromisedKeyQuarantineV3"), notice("AKIA1", user="ci")),
         (
-            "AWS put a user in quarantine, since an access key of it was found in public: "
-            "AWSCompromisedKeyQuarantineV3 is attached"
+            "AWS says that an access key of a user is in wrong hands: AWSCompromisedKeyQuarantineV3 is attached; AWS "
+            "Health has AWS_RISK_CREDENTIALS_EXPOSED of AKIA1, since 2026-06-01 10:00 UTC"
+        ),
+    ),
+    "credentials_exposed": (
+        with_notices(seen(), notice("AKIA2")),
+        (
+            "AWS says that credentials of the account are in wrong hands: account 111122223333 (shop), AWS Health has "
+            "AWS_RISK_CREDENTIALS_EXPOSED of AKIA2, since 2026-06-01 10:00 UTC"
         ),
     ),
     "administrator_with_keys": (

@@ -25,7 +25,7 @@ from rekeyd.core.model import (
     UserId,
 )
 from rekeyd.errors import LimitExceededError, NotFoundError, RefusedError
-from rekeyd.ports import CallerIdentity, CredentialReport, PasswordPolicy
+from rekeyd.ports import CallerIdentity, CredentialReport, ExposureNotice, PasswordPolicy
 from tests.world.clock import VirtualClock
 
 # "When an access key is used more than once in a 15-minute span, only the first use is recorded."
@@ -158,6 +158,8 @@ class AccountState:
     """User name to the policy that makes it one."""
     quarantined: dict[str, str] = field(default_factory=dict)
     """User name to the quarantine policy that AWS attached."""
+    exposure_notices: tuple[ExposureNotice, ...] | None = None
+    """AWS Health's; None: it is not asked, or has no answer."""
     root_seen_used_at: datetime | None = None
     """The newest use of the root user that CloudTrail shows."""
     trail: list[TrailEvent] = field(default_factory=list)

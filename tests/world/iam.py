@@ -32,6 +32,7 @@ from rekeyd.ports import (
     CallerIdentity,
     CreatedKey,
     CredentialReport,
+    ExposureNotice,
     Guard,
     Pair,
     PasswordPolicy,
@@ -188,6 +189,21 @@ class WorldIam:
             return used_at if used_at is not None and used_at >= since else None
 
         return self._call("root_used_at", effect)
+
+    def owner_of_key(self, key_id: AccessKeyId) -> str | None:
+        def effect(account: AccountState) -> str | None:
+            for user in account.users.values():
+                if key_id in user.keys:
+                    return user.name
+            raise NotFoundError(f"access key {key_id}: there is no such key")
+
+        return self._call("owner_of_key", effect, access_key_id=key_id)
+
+    def exposure_notices(self) -> tuple[ExposureNotice, ...] | None:
+        # Not asked is no call.
+        if self._aws.account(self.account_id).exposure_notices is None:
+            return None
+        return self._call("exposure_notices", lambda account: account.exposure_notices)
 
     def account_alias(self) -> str | None:
         try:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from botocore.exceptions import ClientError
 
 from rekeyd.adapters.aws_errors import FOREIGN, Call, blames_own_credentials, change_failure, code_of, read_failure
+from rekeyd.adapters.aws_health import AwsHealth
 from rekeyd.adapters.aws_report import parse_report
 from rekeyd.adapters.aws_rights import rights_of
 from rekeyd.adapters.aws_session import AwsSessions
 from rekeyd.adapters.aws_trail import AwsTrail
+from rekeyd.core.events import Event
 from rekeyd.core.model import (
     AccessKey,
     AccessKeyId,
@@ -37,10 +39,23 @@ from rekeyd.core.model import (
 from rekeyd.core.rights import NO_PASSWORD_POLICY
 from rekeyd.core.secret import Secret
 from rekeyd.errors import Error, NotFoundError, OutcomeUnknownError, RefusedError, TemporaryError
-from rekeyd.ports import AccountSummary, Clock, CreatedKey, CredentialReport, Guard, Pair, PasswordPolicy, UserRights
+from rekeyd.logs import get_logger
+from rekeyd.ports import (
+    AccountSummary,
+    Clock,
+    CreatedKey,
+    CredentialReport,
+    ExposureNotice,
+    Guard,
+    Pair,
+    PasswordPolicy,
+    UserRights,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
+
+log = get_logger()
 
 T = TypeVar("T")
 
@@ -101,6 +116,7 @@ class AwsIam:
         self.account_id = account_id
         self._sessions = sessions
         self._clock = clock
+        self._told_of_no_plan = False
 
     # users and keys
 
@@ -244,6 +260,15 @@ class AwsIam:
 
     def root_used_at(self, *, since: datetime) -> datetime | None:
         return AwsTrail(self._sessions, self.account_id).root_used_at(since=since)
+
+    def exposure_notices(self) -> tuple[ExposureNotice, ...] | None:
+        if not self._sessions.settings.health:
+            return None
+        notices = AwsHealth(self._sessions, self.account_id, self).notices()
+        if notices is None and not self._told_of_no_plan:
+            log.info(Event.HEALTH_UNAVAILABLE, account_id=self.account_id)
+        self._told_of_no_plan = notices is None
+        return notices
 
     def account_alias(self) -> str | None:
         """None also when rekeyd may not ask: it is for people's eyes only."""

@@ -103,6 +103,8 @@ class AwsSettings:
     endpoint_url: str | None = None
     accounts: tuple[AccountSettings, ...] = ()
     organization: OrganizationSettings | None = None
+    health: bool = False
+    """Ask AWS Health for notices of exposed keys."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -153,6 +155,10 @@ class AwsSessions:
         where = region or self.iam_region
         client: CloudTrailClient = self._client(account_id, f"trail-{where}", "cloudtrail", _READ, region=where)
         return client
+
+    def health(self, account_id: AccountId) -> Any:
+        """AWS Health: one endpoint for the partition. (Its types are not among those that mypy gets.)"""
+        return self._client(account_id, "health", "health", _READ)
 
     def own_sts(self) -> "STSClient":
         client: STSClient = self._client(None, "sts", "sts", _IDENTITY)

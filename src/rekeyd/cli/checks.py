@@ -162,6 +162,8 @@ class Doctor:
         yield self._tried(
             account_id, "iam:GetCredentialReport", lambda: iam.credential_report(max_wait=timedelta(seconds=20))
         )
+        if self._config.scan.health:
+            yield self._health(account_id)
         managed = [(user, select(self._rules.policies, user)) for user in users]
         chosen = [(u, s.policy) for u, s in managed if s.selection is Selection.MANAGED and s.policy is not None]
         if any(user.arn == own_arn for user, _ in chosen):
@@ -174,6 +176,20 @@ class Doctor:
         if sample is None:
             return
         yield from self._user_permissions(account_id, own_arn, sample)
+
+    def _health(self, account_id: AccountId) -> Check:
+        name = f"health:DescribeEvents {account_id}"
+        try:
+            notices = self._cloud.iam(account_id).exposure_notices()
+        except Error as error:
+            return failed(name, error.message, _AWS_POLICY)
+        if notices is None:
+            return warning(
+                name,
+                "AWS Health has no answer for this account: its support plan is below Business",
+                "exposed keys are still seen by AWS's quarantine policy; scan.health = false ends the question",
+            )
+        return ok(name, f"allowed; it knows of {len(notices)} exposed credentials")
 
     def _user_permissions(self, account_id: AccountId, own_arn: str, user: Principal) -> Iterator[Check]:
         iam = self._cloud.iam(account_id)

@@ -32,6 +32,7 @@ _SCAN = (
 )
 _READ = ("iam:GetUser", "iam:ListUserTags", "iam:ListAccessKeys", "iam:GetAccessKeyLastUsed")
 _CHANGE = ("iam:CreateAccessKey", "iam:UpdateAccessKey", "iam:DeleteAccessKey")
+HEALTH_ACTIONS = ("health:DescribeEvents", "health:DescribeAffectedEntities")
 QUEUE_ACTIONS = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
 # Whoever may tag or rename a user could bring anybody into the scope of this policy.
 _WIDENING = (
@@ -64,6 +65,8 @@ def work_policy(config: Config, partition: str, account_id: str | None) -> Print
     # Use of the root user is looked up whether or not created keys are.
     sid = "Attribute" if config.orphans.attribution is Attribution.CLOUDTRAIL else "SeeRootUse"
     statements.append(_statement(sid, "Allow", ("cloudtrail:LookupEvents",), ("*",)))
+    if config.scan.health:
+        statements.append(_statement("SeeExposedKeys", "Allow", HEALTH_ACTIONS, ("*",)))
     if not _entered(config, account_id):
         statements += _own(config, partition)
     if config.fleet.mode is FleetMode.OBSERVE:

@@ -282,6 +282,8 @@ class ScanSettings(Settings):
     """How often each account is scanned."""
     drift_every: Duration = timedelta(hours=1)
     """How often every managed user is looked at in full, due or not."""
+    health: Flag = False
+    """Ask AWS Health for exposed keys, once an hour an account; it answers from the support plan Business on."""
 
 
 class RootSettings(Settings):

@@ -2,9 +2,9 @@
 
     pointed_at(body) -> Pointer | None
 
-A message is an EventBridge event with a CloudTrail record inside. Such messages come twice, late, in any order, from
-accounts that nobody watches, and whoever may write to the queue can make them up. So none of them states a fact: the
-worst that a forged one does is a look that finds nothing new.
+A message is an EventBridge event with a CloudTrail record inside, or AWS Health's word of exposed credentials. Such
+messages come twice, late, in any order, from accounts that nobody watches, and whoever may write to the queue can make
+them up. So none of them states a fact: the worst that a forged one does is a look that finds nothing new.
 """
 
 import json
@@ -15,6 +15,12 @@ from enum import StrEnum
 from typing import Any
 
 from rekeyd.core.model import AccessKeyId, AccountId, JournalFacts
+
+EXPOSURE_CODES = "AWS_RISK_CREDENTIALS_"
+"""How the codes of AWS Health's events begin that tell of credentials in wrong hands: …EXPOSED, …EXPOSURE_SUSPECTED, ….
+https://github.com/aws/aws-health-tools/tree/master/automated-actions/AWS_RISK_CREDENTIALS_EXPOSED"""
+QUARANTINE_POLICY = "AWSCompromisedKeyQuarantine"
+"""How the names of AWS's policies begin that it attaches to users whose key leaked."""
 
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
 _USER_NAME = re.compile(r"[\w+=,.@-]{1,64}", re.ASCII)
@@ -38,16 +44,18 @@ class KeyChange(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pointer:
-    """Whom to look at. At least one of `root` and `user_name` says so."""
+    """Whom to look at. At least one of `root`, `exposed` and `user_name` says so."""
 
     account_id: AccountId
-    root: bool
-    root_used: bool
+    root: bool = False
+    root_used: bool = False
     """The root user itself did something, and no session of AssumeRoot: CloudTrail will show it."""
-    user_name: str | None
-    access_key_id: AccessKeyId | None
+    exposed: bool = False
+    """AWS says that credentials of the account are in wrong hands, or has just put a user in quarantine."""
+    user_name: str | None = None
+    access_key_id: AccessKeyId | None = None
     """Of the user's key that was changed, where the record names it."""
-    change: KeyChange | None
+    change: KeyChange | None = None
     """None: no key of a user was changed, or the record does not say how."""
 
 
@@ -63,17 +71,21 @@ def pointed_at(body: str) -> Pointer | None:
     if not isinstance(account_id, str) or _ACCOUNT_ID.fullmatch(account_id) is None:
         raise NotAnEventError("it names no account")
     record: Mapping[str, Any] = event["detail"]
+    if isinstance(record.get("eventTypeCode"), str):
+        return _of_health(AccountId(account_id), record)
     if not isinstance(record.get("eventName"), str) or not isinstance(record.get("userIdentity"), dict):
         raise NotAnEventError("its detail is no record of CloudTrail")
     change = _change(record)
     user_name = None if change is None else _user_name(record)
     root = record["userIdentity"].get("type") == "Root"
-    if not root and user_name is None:
+    exposed = _quarantines(record)
+    if not root and not exposed and user_name is None:
         return None
     return Pointer(
         account_id=AccountId(account_id),
         root=root,
         root_used=is_root_user(record),
+        exposed=exposed,
         user_name=user_name,
         access_key_id=None if user_name is None else _key_id(record),
         change=None if user_name is None else change,
@@ -99,6 +111,25 @@ def is_known(pointer: Pointer, facts: JournalFacts) -> bool:
             return known.gone
         case KeyChange.REACTIVATED | None:
             return False
+
+
+def _of_health(account_id: AccountId, record: Mapping[str, Any]) -> Pointer | None:
+    if not record["eventTypeCode"].startswith(EXPOSURE_CODES):
+        return None
+    # Where AWS Health is shown for a whole organization, the event comes from another account than it is about.
+    affected = record.get("affectedAccount")
+    if isinstance(affected, str) and _ACCOUNT_ID.fullmatch(affected) is not None:
+        account_id = AccountId(affected)
+    return Pointer(account_id=account_id, exposed=True)
+
+
+def _quarantines(record: Mapping[str, Any]) -> bool:
+    """Whether somebody, usually AWS, just attached AWS's policy for users whose key leaked."""
+    if record.get("eventSource") != "iam.amazonaws.com" or record["eventName"] != "AttachUserPolicy":
+        return False
+    return QUARANTINE_POLICY in str(_inside(record, "requestParameters").get("policyArn")) and not record.get(
+        "errorCode"
+    )
 
 
 def is_root_user(record: Mapping[str, Any]) -> bool:

@@ -251,6 +251,11 @@ class Event(StrEnum):
         Level.INFO,
         "Messages of the event queue name a root user or managed users; they are looked at now.",
     )
+    HEALTH_UNAVAILABLE = (
+        "health.unavailable",
+        Level.INFO,
+        "AWS Health has no answer for this account, whose support plan is below Business; said once.",
+    )
     MESSAGES_DISCARDED = (
         "messages.discarded",
         Level.WARNING,

@@ -25,7 +25,7 @@ from rekeyd.core.findings_model import (
     refused,
 )
 from rekeyd.core.findings_text import PASSWORD_CLAUSES, FindingReason
-from rekeyd.core.posture import ReportKey, ReportRow
+from rekeyd.core.posture import ExposureNotice, ReportKey, ReportRow
 from rekeyd.core.rights import weaknesses
 from rekeyd.core.sessions import POLICY_NAME, removable_at
 
@@ -65,6 +65,7 @@ POSTURE_REASONS = frozenset(
         FindingReason.CONSOLE_USER_WITH_KEYS,
         FindingReason.TWO_ACTIVE_KEYS,
         FindingReason.USER_COMPROMISED,
+        FindingReason.CREDENTIALS_EXPOSED,
         FindingReason.REVOCATION_LEFT,
         FindingReason.ADMINISTRATOR_WITH_KEYS,
         FindingReason.WEAK_PASSWORD_POLICY,
@@ -117,6 +118,8 @@ def undecided(seen: AccountSeen) -> frozenset[FindingReason]:
         left |= {FindingReason.POSTURE_UNREADABLE}
     if seen.settings_seen_at is None:
         left |= {FindingReason.ROOT_TRAIL_UNREADABLE}
+    if seen.settings_seen_at is None or seen.notices_unreadable is not None:
+        left |= {FindingReason.USER_COMPROMISED, FindingReason.CREDENTIALS_EXPOSED}
     if seen.trail_unreadable is not None and not seen.trail_unreadable.denied:
         # What it showed before may be newer than the report. Where it may not be asked, the report alone decides.
         left |= {FindingReason.ROOT_USED}
@@ -330,14 +333,35 @@ def _two_active_keys(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
 
 
 def _user_compromised(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
+    said: dict[str, list[str]] = {}
     for _, user in sorted((seen.rights or {}).items()):
         if user.quarantined_by is not None:
-            yield found(
-                FindingReason.USER_COMPROMISED,
-                account_id=seen.account_id,
-                principal=user.user_name,
-                detail=f"{user.quarantined_by} is attached",
-            )
+            said.setdefault(user.user_name, []).append(f"{user.quarantined_by} is attached")
+    for notice in seen.notices:
+        if notice.user_name is not None:
+            said.setdefault(notice.user_name, []).append(_notice_text(notice, ", ".join(notice.key_ids)))
+    for user_name, words in said.items():
+        yield found(
+            FindingReason.USER_COMPROMISED,
+            account_id=seen.account_id,
+            principal=user_name,
+            detail="; ".join(words),
+        )
+
+
+def _credentials_exposed(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
+    """The root user's, and those of nobody who can be told."""
+    said = [_notice_text(notice, notice.entity) for notice in seen.notices if notice.user_name is None]
+    if said:
+        yield found(
+            FindingReason.CREDENTIALS_EXPOSED,
+            account_id=seen.account_id,
+            detail=f"account {seen.label}, {'; '.join(said)}",
+        )
+
+
+def _notice_text(notice: ExposureNotice, what: str) -> str:
+    return f"AWS Health has {notice.code} of {what or 'nothing that it names'}, since {notice.since:%Y-%m-%d %H:%M} UTC"
 
 
 def _revocation_left(seen: AccountSeen, now: datetime) -> Iterator[Finding]:
@@ -377,7 +401,8 @@ def _weak_password_policy(seen: AccountSeen, _now: datetime) -> Iterator[Finding
 
 
 def _posture_unreadable(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
-    problems = [each for each in (seen.password_unreadable, seen.rights_unreadable) if each is not None]
+    unreadable = (seen.password_unreadable, seen.rights_unreadable, seen.notices_unreadable)
+    problems = [each for each in unreadable if each is not None]
     lasting = [_failing(each) for each in problems if each.lasting]
     if lasting:
         yield found(
@@ -419,6 +444,7 @@ CHECKS: tuple[Check, ...] = (
     _console_user_with_keys,
     _two_active_keys,
     _user_compromised,
+    _credentials_exposed,
     _revocation_left,
     _administrator_with_keys,
     _weak_password_policy,

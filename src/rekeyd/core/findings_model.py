@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from rekeyd.core.findings_text import FindingReason, remedy_of
 from rekeyd.core.model import AccessKeyId, AccountId
-from rekeyd.core.posture import AccountSummary, CredentialReport
+from rekeyd.core.posture import AccountSummary, CredentialReport, ExposureNotice
 from rekeyd.core.reasons import Reason, Severity
 from rekeyd.core.rights import PasswordPolicy, UserRights
 
@@ -105,7 +105,7 @@ class AccountSeen:
     report: CredentialReport | None = None
     report_unreadable: Unreadable | None = None
     settings_seen_at: datetime | None = None
-    """When password policy, rights and CloudTrail were asked for last, with or without success."""
+    """When password policy, rights, AWS Health and CloudTrail were asked for last, with or without success."""
     password_policy: PasswordPolicy | None = None
     password_unreadable: Unreadable | None = None
     rights: Mapping[str, UserRights] | None = None
@@ -114,6 +114,9 @@ class AccountSeen:
     root_seen_used_at: datetime | None = None
     """The newest use of the root user that CloudTrail ever showed; None: none, or it was never asked."""
     trail_unreadable: Unreadable | None = None
+    notices: tuple[ExposureNotice, ...] = ()
+    """AWS Health's, the newest that were read."""
+    notices_unreadable: Unreadable | None = None
     unwatched: str | None = None
     """Why nobody looks: excluded, suspended, vanished. Such an account is never clear."""
     managed: Mapping[str, ManagedSeen] | None = None

@@ -39,6 +39,7 @@ class FindingReason(StrEnum):
     EVENTS_UNREADABLE = "events_unreadable"
     KEY_EXPOSED = "key_exposed"
     USER_COMPROMISED = "user_compromised"
+    CREDENTIALS_EXPOSED = "credentials_exposed"
     REVOCATION_LEFT = "revocation_left"
     ADMINISTRATOR_WITH_KEYS = "administrator_with_keys"
     WEAK_PASSWORD_POLICY = "weak_password_policy"  # noqa: S105 - a reason
@@ -89,9 +90,10 @@ _SENTENCES = {
     FindingReason.VAULT_UNREACHABLE: "Vault cannot be used",
     FindingReason.LEFT_PLACE_NOT_EMPTIED: "a place in Vault that a pair was moved away from still holds one",
     FindingReason.CHANNEL_FAILING: "a channel for alarms takes no messages",
-    FindingReason.EVENTS_UNREADABLE: "the event queue cannot be read or emptied, so changes are seen at the next scan only",
+    FindingReason.EVENTS_UNREADABLE: "the event queue cannot be read or emptied, so changes wait for the next scan",
     FindingReason.KEY_EXPOSED: "an access key is in wrong hands",
-    FindingReason.USER_COMPROMISED: "AWS put a user in quarantine, since an access key of it was found in public",
+    FindingReason.USER_COMPROMISED: "AWS says that an access key of a user is in wrong hands",
+    FindingReason.CREDENTIALS_EXPOSED: "AWS says that credentials of the account are in wrong hands",
     FindingReason.REVOCATION_LEFT: "a policy denies sessions of a user that cannot live any more",
     FindingReason.ADMINISTRATOR_WITH_KEYS: "a user with administrator rights has an active access key",
     FindingReason.WEAK_PASSWORD_POLICY: "the account's password policy is weaker than the benchmarks ask",
@@ -125,6 +127,7 @@ _SEVERITIES = {
     FindingReason.EVENTS_UNREADABLE: Severity.MEDIUM,
     FindingReason.KEY_EXPOSED: Severity.CRITICAL,
     FindingReason.USER_COMPROMISED: Severity.CRITICAL,
+    FindingReason.CREDENTIALS_EXPOSED: Severity.CRITICAL,
     FindingReason.REVOCATION_LEFT: Severity.MEDIUM,
     FindingReason.ADMINISTRATOR_WITH_KEYS: Severity.MEDIUM,
     FindingReason.WEAK_PASSWORD_POLICY: Severity.MEDIUM,
@@ -224,6 +227,11 @@ _REMEDIES = {
         "--revoke-sessions where sessions may have been made with it; look up in CloudTrail what it was used for, "
         "answer AWS's case, then detach the quarantine policy"
     ),
+    FindingReason.CREDENTIALS_EXPOSED: (
+        "find out whose they are: AWS Health console > Your account health > Event log, service RISK. A root user's "
+        "key: rekeyd root delete-keys --account {account_id}; then look up in CloudTrail what it was used for, and "
+        "answer AWS's case"
+    ),
     FindingReason.REVOCATION_LEFT: (
         "remove it: rekeyd alarms sessions {principal} --account {account_id} --remove, with the operator's role"
     ),
@@ -242,8 +250,8 @@ _REMEDIES = {
     ),
     FindingReason.WAIT_OVERDUE: f"look at the log's pass.failed and principal.failed lines; {_EXPLAIN}",
     FindingReason.EVENTS_UNREADABLE: (
-        "check events.queue_url, and that rekeyd's own role may read it and delete from it, and may decrypt with its KMS "
-        "key if it has one; compare with: rekeyd policy aws"
+        "check events.queue_url, and that rekeyd's own role may read it and delete from it, and use its KMS key if it "
+        "has one; compare with: rekeyd policy aws"
     ),
     FindingReason.CHANNEL_FAILING: (
         "what it did not take is kept and sent when it works again; check alarms.* in the configuration, then: "

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from rekeyd.core.model import AccessKeyId
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountSummary:
@@ -35,6 +37,21 @@ class ReportRow:
     mfa_active: bool
     more_credentials: bool = False
     """The report says that there are more keys than it has columns for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExposureNotice:
+    """AWS Health says that credentials are in wrong hands."""
+
+    code: str
+    """AWS's code of such events."""
+    since: datetime
+    entity: str
+    """What AWS names: mostly the id of an access key."""
+    user_name: str | None
+    """None: the root user, or nobody who can be told."""
+    key_ids: tuple[AccessKeyId, ...] = ()
+    """The user's Active keys that are meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,6 +179,9 @@ class EventWatch:
         of_user = self._meaning_of_user(pointer, statuses) if pointer.user_name is not None else Meaning.UNCONCERNED
         if pointer.root_used:
             self._looks.want_trail(pointer.account_id, self._clock.monotonic())
+        if pointer.exposed:
+            self._looks.want_exposure(pointer.account_id, self._clock.monotonic())
+            return Meaning.LOOK
         if pointer.root:
             self._looks.want_root(pointer.account_id)
             return Meaning.LOOK

@@ -1,7 +1,7 @@
 """Keys in wrong hands that are replaced without waiting for a person, where the policy says `on_exposed = "rotate"`.
 
-* A person's word names the key. AWS's quarantine policy names only the user: every Active key that is older than its
-  alarm is meant, marked once for this attachment; a key made afterwards is not.
+* A person's word names the key, and so does AWS Health. AWS's quarantine policy names only the user: every Active key
+  that is older than its alarm is meant, marked once for this attachment; a key made afterwards is not.
 * The replacement is the emergency of `rotate-now --emergency`, asked for in the journal once for each exposed key.
   After a refusal, which the alarm shows, it is asked for again an hour later.
 * Only pairs that Vault holds are replaced: where it holds none, consumers have the key from elsewhere, and only a
@@ -41,7 +41,9 @@ class Exposures:
 
         Raises JournalError and StoppingError; a user whose keys cannot be listed is tried again at the next look.
         """
-        self._mark(iam, seen)
+        if not self.observing:
+            self._mark(iam, seen)
+            self._mark_noticed(seen)
         self.ask(iam.account_id)
 
     def ask(self, account_id: AccountId) -> None:
@@ -63,7 +65,7 @@ class Exposures:
 
     def _mark(self, iam: Iam, seen: AccountSeen) -> None:
         quarantined = [user for user in (seen.rights or {}).values() if user.quarantined_by is not None]
-        if self.observing or not quarantined or seen.rights_unreadable is not None:
+        if not quarantined or seen.rights_unreadable is not None:
             return
         rotated = self._rotated(seen.account_id)
         raised = {
@@ -97,6 +99,25 @@ class Exposures:
                         because=f"{user.quarantined_by} is attached",
                     )
                     self.journal.tell_exposed_once(exposed, since=since)
+
+    def _mark_noticed(self, seen: AccountSeen) -> None:
+        """Once for each notice; one that could not be read again is marked already."""
+        if not seen.notices:
+            return
+        rotated = self._rotated(seen.account_id)
+        for notice in seen.notices:
+            if notice.user_name is None or notice.user_name.casefold() not in rotated:
+                continue
+            for key_id in notice.key_ids:
+                exposed = ExposedKey(
+                    key_id=key_id,
+                    account_id=seen.account_id,
+                    user_name=notice.user_name,
+                    told_by=ACTOR,
+                    told_at=self.clock.now(),
+                    because=f"AWS Health has {notice.code}",
+                )
+                self.journal.tell_exposed_once(exposed, since=notice.since)
 
     def _rotated(self, account_id: AccountId) -> Mapping[str, PrincipalStatus]:
         """Users whose held key is to be replaced when it is exposed, by folded name, as their last look left them."""

@@ -6,7 +6,8 @@ no sooner than `USERS_GAP` after the last of them, and the same one no sooner th
 wanted meanwhile is wanted once, and comes then: the look comes after the message, and sees what that was about.
 
 Use of a root user is another thing: its message is there in seconds, and CloudTrail's own answer minutes later. So
-CloudTrail is asked every `TRAIL_GAP` until the last message is `TRAIL_FOR` old.
+CloudTrail is asked every `TRAIL_GAP` until the last message is `TRAIL_FOR` old. Likewise for credentials that AWS says
+are exposed, which are looked at at once too.
 """
 
 import math
@@ -27,6 +28,10 @@ USERS_AT_ONCE = 10
 # https://docs.aws.amazon.com/awscloudtrail/latest/userguide/how-cloudtrail-works.html
 TRAIL_GAP = timedelta(minutes=3)
 TRAIL_FOR = timedelta(minutes=20)
+# Whether AWS tells by event sooner than by its API is not known.
+EXPOSURE_SOONEST = timedelta(seconds=30)
+EXPOSURE_GAP = timedelta(minutes=5)
+EXPOSURE_FOR = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,20 +51,26 @@ class _Series:
 
     gap: timedelta
     lasts: timedelta
+    soonest: timedelta
+    """How long after another one the first may come, or one that is wanted meanwhile."""
     at: float = -math.inf
     """When the last one was handed out, or the series began."""
     until: float = -math.inf
+    wanted: bool = False
+    """Since the last one."""
 
     def want(self, now: float) -> None:
         """Also the longer for one that goes on."""
-        if self.at >= self.until:
+        if self.soonest == self.gap and self.at >= self.until:
             self.at = now
         self.until = now + self.lasts.total_seconds()
+        self.wanted = True
 
     def take(self, now: float) -> bool:
-        due = self.at < self.until and now - self.at >= self.gap.total_seconds()
+        gap = self.soonest if self.wanted else self.gap
+        due = (self.wanted or self.at < self.until) and now - self.at >= gap.total_seconds()
         if due:
-            self.at = now
+            self.at, self.wanted = now, False
         return due
 
 
@@ -68,7 +79,10 @@ class _Wanted:
     root: bool = False
     root_at: float = -math.inf
     """When the last look at the root user was handed out."""
-    trail: _Series = field(default_factory=lambda: _Series(gap=TRAIL_GAP, lasts=TRAIL_FOR))
+    trail: _Series = field(default_factory=lambda: _Series(gap=TRAIL_GAP, lasts=TRAIL_FOR, soonest=TRAIL_GAP))
+    exposure: _Series = field(
+        default_factory=lambda: _Series(gap=EXPOSURE_GAP, lasts=EXPOSURE_FOR, soonest=EXPOSURE_SOONEST)
+    )
     users: dict[str, None] = field(default_factory=dict)
     """In the order in which they were wanted."""
     users_at: float = -math.inf
@@ -91,6 +105,11 @@ class Looks:
         with self._lock:
             self._accounts.setdefault(account_id, _Wanted()).trail.want(now)
 
+    def want_exposure(self, account_id: AccountId, now: float) -> None:
+        """AWS told just before `now` that credentials of the account are exposed."""
+        with self._lock:
+            self._accounts.setdefault(account_id, _Wanted()).exposure.want(now)
+
     def want_user(self, account_id: AccountId, user_name: str) -> None:
         """Only users that are known: what is wanted is kept until it is looked at."""
         with self._lock:
@@ -104,11 +123,11 @@ class Looks:
 
 
 def _take(account_id: AccountId, wanted: _Wanted, now: float) -> DueLook:
-    trail = wanted.trail.take(now)
-    root = trail or (wanted.root and now - wanted.root_at >= ROOT_GAP.total_seconds())
+    series = {Part.TRAIL: wanted.trail, Part.EXPOSURE: wanted.exposure}
+    anew = frozenset(part for part, each in series.items() if each.take(now))
+    root = bool(anew) or (wanted.root and now - wanted.root_at >= ROOT_GAP.total_seconds())
     if root:
         wanted.root, wanted.root_at = False, now
-    anew = frozenset({Part.TRAIL} if trail else ())
     return DueLook(account_id=account_id, root=root, anew=anew, user_names=_users(wanted, now))
 
 

@@ -38,7 +38,7 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_getting-report.h
 
 SETTINGS_LIFE = timedelta(hours=1)
 """How long a user whom AWS put in quarantine, or a use of the root user, may go unseen; three calls an account, or
-four where `aws.region` is not the Region of IAM's events."""
+four where `aws.region` is not the Region of IAM's events, and one more where AWS Health is asked."""
 
 
 class Part(StrEnum):
@@ -46,6 +46,8 @@ class Part(StrEnum):
 
     TRAIL = "trail"
     """Use of the root user, by CloudTrail."""
+    EXPOSURE = "exposure"
+    """Credentials in wrong hands, by AWS's quarantine policy and AWS Health."""
 
 
 def gather(
@@ -81,9 +83,10 @@ def gather(
     if _report_is_old(before, asked_at, report_life):
         seen = _with_report(seen, iam, report_wait)
     if _settings_are_old(before, asked_at):
-        seen = _with_trail(_with_settings(seen, iam), iam)
-    elif Part.TRAIL in anew:
-        seen = _with_trail(seen, iam)
+        seen = _with_trail(_with_exposure(_with_settings(seen, iam), iam), iam)
+    else:
+        seen = _with_exposure(seen, iam) if Part.EXPOSURE in anew else seen
+        seen = _with_trail(seen, iam) if Part.TRAIL in anew else seen
     if root_state(seen) == 0.0:
         log.debug(Event.ROOT_KEY_CHECKED, account_id=seen.account_id)
     return seen
@@ -206,14 +209,24 @@ def _settings_are_old(before: AccountSeen, now: datetime) -> bool:
 
 def _with_settings(seen: AccountSeen, iam: Iam) -> AccountSeen:
     passwords, passwords_unreadable = _look(iam.password_policy, seen.password_unreadable)
-    rights, rights_unreadable = _look(iam.user_rights, seen.rights_unreadable)
     return replace(
         seen,
         settings_seen_at=seen.seen_at,
         password_policy=passwords if passwords is not None else seen.password_policy,
         password_unreadable=passwords_unreadable,
+    )
+
+
+def _with_exposure(seen: AccountSeen, iam: Iam) -> AccountSeen:
+    rights, rights_unreadable = _look(iam.user_rights, seen.rights_unreadable)
+    # Where AWS Health is not asked, or has no answer, there are none.
+    notices, notices_unreadable = _look(lambda: iam.exposure_notices() or (), seen.notices_unreadable)
+    return replace(
+        seen,
         rights=rights if rights is not None else seen.rights,
         rights_unreadable=rights_unreadable,
+        notices=notices if notices is not None else seen.notices,
+        notices_unreadable=notices_unreadable,
     )
 
 

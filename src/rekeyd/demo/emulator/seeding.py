@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rekeyd.demo.emulator.gate import Bucket, Gate
+from rekeyd.demo.emulator.health import Health, HealthEvent
 from rekeyd.demo.emulator.iam import Iam
 from rekeyd.demo.emulator.organization import Member, Organization, Organizations
 from rekeyd.demo.emulator.report import Reports
@@ -56,6 +57,7 @@ class Seeding:
     _iam: Iam
     _sts: Sts
     _organizations: Organizations
+    _health: Health
     _reports: Reports
     hub: str
     region: str
@@ -203,6 +205,18 @@ class Seeding:
         """The next GenerateCredentialReport starts a new report."""
         with self.world.lock:
             self._reports.forget(account_id)
+
+    # -- what AWS Health knows
+
+    def subscribe_health(self, account_id: str) -> None:
+        """Give the account a support plan with which AWS Health answers."""
+        self._health.plans.add(account_id)
+
+    def report_exposed(
+        self, account_id: str, entity: str, *, code: str = "AWS_RISK_CREDENTIALS_EXPOSED"
+    ) -> HealthEvent:
+        """AWS Health tells of it from now on; set `open` of what is returned to end that."""
+        return self._health.report(account_id, code, entity, self.world.clock.now())
 
     # -- roles, organization, permission, rate
 

@@ -21,6 +21,7 @@ from rekeyd.demo.emulator.api import ApiCall, Result
 from rekeyd.demo.emulator.clock import WorldClock
 from rekeyd.demo.emulator.faults import Answer, SeenRequest
 from rekeyd.demo.emulator.gate import Gate
+from rekeyd.demo.emulator.health import Health
 from rekeyd.demo.emulator.iam import Iam
 from rekeyd.demo.emulator.organization import Organizations
 from rekeyd.demo.emulator.report import Reports
@@ -48,7 +49,7 @@ _OF_MOTO = frozenset({"sns", "sqs"})
 
 
 class EmulatedAws(Seeding, FaultyServer):
-    """IAM, STS, topics and queues, and as much of CloudTrail and Organizations as a rotation needs."""
+    """IAM, STS, topics and queues, and as much of CloudTrail, Health and Organizations as a rotation needs."""
 
     _alive: ClassVar[weakref.ref["EmulatedAws"] | None] = None
     _sessions_lock: ClassVar[threading.Lock] = threading.Lock()
@@ -87,6 +88,7 @@ class EmulatedAws(Seeding, FaultyServer):
         self._iam = Iam(self.world, self._reports, self._trail, page_size=page_size, key_quota=key_quota)
         self._sts = Sts(self.world, self._trail)
         self._organizations = Organizations(self.world, page_size=page_size)
+        self._health = Health(self.world, page_size=page_size)
         self._moto: Any = None
 
     def stop(self) -> None:
@@ -231,6 +233,8 @@ class EmulatedAws(Seeding, FaultyServer):
                 return self._trail.lookup if call.action == "LookupEvents" else _unknown_action
             case "organizations":
                 return self._organizations.actions.get(call.action, _unknown_action)
+            case "health":
+                return self._health.actions.get(call.action, _unknown_action)
             case _:
                 return _unknown_action
 

@@ -25,7 +25,7 @@ NAMESPACES = {
     "iam": "https://iam.amazonaws.com/doc/2010-05-08/",
     "sts": "https://sts.amazonaws.com/doc/2011-06-15/",
 }
-JSON_SERVICES = frozenset({"cloudtrail", "organizations", "sqs"})
+JSON_SERVICES = frozenset({"cloudtrail", "health", "organizations", "sqs"})
 
 # HTTP status of each code in the Query protocol, from botocore's IAM and STS models
 # and the common errors of the IAM API reference.
