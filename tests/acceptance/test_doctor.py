@@ -213,6 +213,63 @@ def test_every_channel_is_sent_a_message_that_is_marked_as_a_test(stand: Stand) 
     assert after["channels"] == before["channels"] == [], "the outbox knows nothing of it"
 
 
+def _with_owners(stand: Stand, *, mail_port: int, url: str | None = None) -> None:
+    file = write_secret(
+        stand.folder / "owner-urls",
+        url or f"mailto://127.0.0.1:{mail_port}?from=rekeyd@example.org&to={{owner}}&mode=insecure",
+    )
+    stand.config.write_text(stand.config.read_text() + f'\n[owners]\nurls_file = "{file}"\n')
+
+
+def _tag(stand: Stand, user: str, owner: str) -> None:
+    stand.aws.client("iam").tag_user(UserName=user, Tags=[{"Key": "Owner", "Value": owner}])
+
+
+def test_owners_are_checked_without_a_message_to_any(stand: Stand) -> None:
+    for name in ("ci", "batch", "lonely"):
+        stand.user(name)
+    _tag(stand, "ci", "alice@example.org")
+    box = Mailbox()
+    with smtp_server(box) as mail_port:
+        _with_owners(stand, mail_port=mail_port)
+        check = next(each for each in stand.run("doctor", "--json").document["checks"] if each["name"] == "owners")
+        assert (check["verdict"], "1 of 3 managed users" in check["message"]) == ("ok", True)
+        _tag(stand, "batch", "somebody: ask around")
+        check = next(each for each in stand.run("doctor", "--json").document["checks"] if each["name"] == "owners")
+        assert (check["verdict"], f"reaches nobody for {HUB}/batch" in check["message"]) == ("warning", True)
+    assert box.mails == []
+
+
+def test_owners_whom_a_mistake_keeps_from_being_told_fail(stand: Stand) -> None:
+    _with_owners(stand, mail_port=1, url="mailto://127.0.0.1:1?to=everybody@example.org")
+    ran = stand.run("doctor", "--json")
+    (check,) = [each for each in ran.document["checks"] if each["name"] == "owners"]
+    assert (ran.code, check["verdict"]) == (1, "failed")
+    assert "{owner}" in check["message"]
+    tried = stand.run("alarms", "test", "--json")
+    (way,) = tried.document["channels"]
+    assert (tried.code, way["name"], way["taken"]) == (1, "owners", False)
+    assert "{owner}" in way["error"]
+
+
+def test_one_owner_is_sent_a_test_message_and_nobody_else_is(stand: Stand) -> None:
+    box = Mailbox()
+    with smtp_server(box) as mail_port, receiving() as server:
+        _configure(stand, mail_port=mail_port, hook_port=server.server_port)
+        _with_owners(stand, mail_port=mail_port)
+        stand.config.write_text(stand.config.read_text().replace("[owners]\n", "[owners]\nwebhook = true\n"))
+        ran = stand.run("alarms", "test", "--owner", "alice@example.org", "--json")
+        odd = stand.run("alarms", "test", "--owner", "a: b", "--json")
+    assert (ran.code, [each["taken"] for each in ran.document["channels"]]) == (0, [True, True])
+    (mail,) = box.mails
+    assert mail["To"] == "alice@example.org"
+    assert "what rekeyd has to tell alice@example.org comes through here" in mail.as_string().replace("=\n", "")
+    (told,) = server.messages
+    assert (told["test"], told["owner"], told["alarms"]) == (True, "alice@example.org", [])
+    assert odd.code == 2
+    assert "nothing reaches the owner" in odd.document["error"]["message"]
+
+
 def test_a_channel_that_is_dead_fails_with_its_reason_and_the_others_are_tried(stand: Stand) -> None:
     dead = free_port()
     with receiving() as server:

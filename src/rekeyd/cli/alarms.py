@@ -19,7 +19,7 @@ from rekeyd.cli.options import (
 from rekeyd.cli.program import app
 from rekeyd.cli.rotate import AccountOption, duration
 from rekeyd.cli.status import exit_code, reading, show_findings, worst_first
-from rekeyd.errors import StateError, UsageError
+from rekeyd.errors import ConfigError, StateError, UsageError
 
 if TYPE_CHECKING:
     from rekeyd.app import App
@@ -160,7 +160,14 @@ def raise_(
 
 
 @command(alarms, "test")
-def test(session: Session) -> ExitCode:
+def test(
+    session: Session,
+    *,
+    owner: Annotated[
+        str | None,
+        typer.Option("--owner", metavar="OWNER", help="Instead, to this owner of users, by every way of [owners]."),
+    ] = None,  # noqa: PT028 - a command, no test
+) -> ExitCode:
     """Send a test message through every channel. Exit code 1 if one did not take it."""
     from rekeyd.app import opened
     from rekeyd.cli.person import actor, refuse_other_user
@@ -168,7 +175,15 @@ def test(session: Session) -> ExitCode:
     config = session.load()
     refuse_other_user(config)
     with opened(config, actor=actor()) as running:
-        results = running.postman.test()
+        ways = running.postman.owners
+        if owner is not None and not (ways and (ways.problem or ways.names_for(owner))):
+            raise UsageError(
+                f'nothing reaches the owner "{owner}"',
+                hint="an e-mail address or a plain name, and a way in [owners] that takes it",
+            )
+        results = running.postman.test(owner=owner)
+        if ways is not None and ways.problem is not None:
+            results["owners"] = ConfigError(ways.problem)
     entries = [
         {"name": name, "taken": error is None, "error": None if error is None else error.message}
         for name, error in results.items()
@@ -179,6 +194,8 @@ def test(session: Session) -> ExitCode:
         output.line("no channel is configured: alarms are only logged")
     else:
         output.table(("channel", "taken", "why not"), [(e["name"], e["taken"], e["error"]) for e in entries])
+    if owner is None and ways is not None and ways.names:
+        output.say(f"owners are told by {', '.join(ways.names)}: rekeyd alarms test --owner OWNER tries that")
     return ExitCode.DONE if all(entry["taken"] for entry in entries) else ExitCode.FAILED
 
 

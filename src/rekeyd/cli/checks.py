@@ -27,6 +27,9 @@ from rekeyd.errors import AccessDeniedError, ConfigError, Error, NotFoundError, 
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-troubleshooting.html
 _CLOCK_FAILS, _CLOCK_WARNS = timedelta(minutes=4), timedelta(seconds=30)
 
+# Names in one message.
+_FEW = 3
+
 # The daemon takes ten at a time; a queue that it reads is as good as empty.
 _MANY_MESSAGES = 1_000
 
@@ -79,6 +82,7 @@ class Doctor:
         yield from self._accounts()
         yield from self._vault()
         yield from self._channels()
+        yield from self._owners()
         yield from self._events()
 
     # --- the journal ---
@@ -382,6 +386,28 @@ class Doctor:
                 yield failed(f"channel {channel.name}", error.message, error.hint or _CHANNEL)
         if self._config.alarms.heartbeat_url_file is not None:
             yield _heartbeat(Path(self._config.alarms.heartbeat_url_file))
+
+    def _owners(self) -> Iterator[Check]:
+        """No owner is sent anything: a test would come to people who asked for none."""
+        from rekeyd.adapters.channel_owners import OwnerWays
+        from rekeyd.app import owner_settings
+        from rekeyd.fleet.owners import owner_of
+
+        ways = OwnerWays(owner_settings(self._config))
+        if ways.problem is not None:
+            yield failed("owners", ways.problem, "see [owners] in the configuration")
+            return
+        if not ways.names:
+            return
+        tag = self._config.owners.tag
+        owners = {user.label: owner for user, _ in self._managed if (owner := owner_of(user, tag)) is not None}
+        unreached = sorted(label for label, owner in owners.items() if not ways.names_for(owner))
+        told = f"by {', '.join(ways.names)}; {len(owners)} of {len(self._managed)} managed users have the tag {tag}"
+        if unreached:
+            few = ", ".join(unreached[:_FEW]) + (f" and {len(unreached) - _FEW} more" if len(unreached) > _FEW else "")
+            yield warning("owners", f"{told}, and what it says reaches nobody for {few}", "correct the tag")
+            return
+        yield ok("owners", f"{told}; nothing was sent: `rekeyd alarms test --owner OWNER` does that")
 
 
 _CHANNEL = "check its address, its credentials and the network; `rekeyd alarms test` tries the channels alone"

@@ -47,9 +47,13 @@ def message_of(
     )
 
 
-def trial_message(*, message_id: str, instance: str, at: datetime) -> Message:
-    """To see whether a channel works. Programs tell it from an alarm by `test`, and by `alarms`, which is empty."""
-    text = "This is a test message, no alarm. If you can read it, the alarms of rekeyd come through here."
+def trial_message(*, message_id: str, instance: str, at: datetime, owner: str | None = None) -> Message:
+    """To see whether a channel works. Programs tell it from an alarm by `test`, and by `alarms`, which is empty.
+
+    `owner`: of users, whom the channel is to reach.
+    """
+    what = "the alarms of rekeyd come" if owner is None else f"what rekeyd has to tell {owner} comes"
+    text = f"This is a test message, no alarm. If you can read it, {what} through here."
     return Message(
         id=message_id,
         at=at,
@@ -66,7 +70,8 @@ def trial_message(*, message_id: str, instance: str, at: datetime) -> Message:
             "announcements": 0,
             "alarms": [],
             "text": text,
-        },
+        }
+        | ({} if owner is None else {"owner": owner}),
     )
 
 

@@ -124,10 +124,17 @@ class Postman:
                 target=self._send, args=(channel, batch), name=f"rekeyd-channel-{channel.name}-direct", daemon=True
             ).start()
 
-    def test(self) -> dict[str, Error | None]:
-        """Send a test message through every channel, past the outbox; by name, why it was not taken."""
+    def test(self, *, owner: str | None = None) -> dict[str, Error | None]:
+        """Send a test message through every channel, past the outbox; by name, why it was not taken.
+
+        `owner`: instead, by every way that reaches this owner; empty: none does.
+        """
+        channels = self.channels
+        if owner is not None:
+            names = () if self.owners is None else self.owners.names_for(owner)
+            channels = tuple(each for name in names if (each := self.owners and self.owners.channel(name)))
         at = self.clock.now()
-        return {channel.name: tried(channel, instance=self.instance, at=at) for channel in self.channels}
+        return {channel.name: tried(channel, instance=self.instance, at=at, owner=owner) for channel in channels}
 
     def close(self) -> None:
         """Begin no message any more, and let those on their way arrive."""
@@ -234,10 +241,10 @@ class Postman:
         return None
 
 
-def tried(channel: Channel, *, instance: str, at: datetime) -> Error | None:
+def tried(channel: Channel, *, instance: str, at: datetime, owner: str | None = None) -> Error | None:
     """Send a test message, of which the journal knows nothing. Why the channel did not take it; None: it did."""
     try:
-        channel.send(trial_message(message_id=secrets.token_hex(8), instance=instance, at=at))
+        channel.send(trial_message(message_id=secrets.token_hex(8), instance=instance, at=at, owner=owner))
     except Error as error:
         return error
     except Exception as error:  # noqa: BLE001 - a channel is a foreign library
