@@ -558,6 +558,27 @@ def test_two_deployments_with_one_mark_do_not_work_against_each_other() -> None:
     first.world.check_promises()
 
 
+def test_a_journal_of_before_the_last_loss_refuses_until_its_mark_is_deleted_and_then_goes_on() -> None:
+    """Found by a simulated year, seed 5: it cannot be told from a second deployment, so a person decides."""
+    restored = Rig(policy())
+    old, new = overlap(restored)
+    between = Rig(policy(), world=restored.world)
+    restored.world.clock.advance(MINUTE)
+    between.work(USER)
+    restored.world.clock.advance(30 * DAY)
+    restored.work(USER)
+    assert reason(restored) is Reason.MARK_OF_ANOTHER_INSTANCE
+    restored.world.vault.mark = None
+    restored.work(USER)
+    assert reason(restored) is Reason.IN_OVERLAP
+    assert not restored.world.key(old).deleted
+    for _ in range(30):
+        restored.world.clock.advance(DAY)
+        restored.work(USER)
+    assert key_ids(restored) == [new]
+    restored.world.check_promises()
+
+
 # --- emergencies and ways back ---------------------------------------------------------------------------------------
 
 

@@ -151,6 +151,9 @@ class People:
                     self._ask(user)
                 case Reason.UNMANAGED | Reason.TWO_KEYS_UNMANAGED | Reason.USER_RECREATED | Reason.RESTORED_BY_ROLLBACK:
                     self._ask(user)
+                case Reason.MARK_OF_ANOTHER_INSTANCE:
+                    # A journal of before the last loss was restored.
+                    self.world.vault.mark = None
                 case Reason.REACTIVATED | Reason.USED_IN_QUARANTINE:
                     self._deactivate_others(user)
                 case _:

@@ -43,7 +43,15 @@ _LEAD = lead_time(
     ),
 )
 # Postponed by something that a person can read: so much longer may a key live (P10).
-_READABLE = frozenset({Reason.BRAKED, Reason.FROZEN, Reason.STILL_USED, Reason.LAST_USE_UNKNOWN})
+_READABLE = frozenset(
+    {
+        Reason.BRAKED,
+        Reason.FROZEN,
+        Reason.STILL_USED,
+        Reason.LAST_USE_UNKNOWN,
+        Reason.MARK_OF_ANOTHER_INSTANCE,
+    }
+)
 # Refusals that an outage explains: looked at again soon. The others wait for a person, and for the drift look.
 _PASSING = frozenset(
     {Reason.VAULT_UNREADABLE, Reason.PROOF_UNAVAILABLE, Reason.HELD_KEY_NOT_HONOURED, Reason.MARK_NOT_WRITABLE}

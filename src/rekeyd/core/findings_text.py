@@ -310,6 +310,9 @@ _REFUSAL_REMEDIES = {
     Reason.FROZEN: "it ends by itself; freezes stand in the configuration: fleet.freezes",
     Reason.OBSERVE_MODE: 'set fleet.mode = "enforce" when rekeyd shall act',
     Reason.RATE_LIMITED: "it ends by itself; the limit is fleet.max_rotations_per_hour",
-    Reason.MARK_OF_ANOTHER_INSTANCE: "give each deployment its own journal.instance",
+    Reason.MARK_OF_ANOTHER_INSTANCE: (
+        "give each deployment its own journal.instance; if an older journal was restored over a newer one, "
+        "delete the secret at vault.state_path with its metadata: all clocks then start again"
+    ),
     Reason.MARK_NOT_WRITABLE: "allow rekeyd to write vault.state_path; compare with: rekeyd policy vault",
 }

@@ -83,8 +83,8 @@ class MarkKeeper:
                 if mark.instance != self.journal.instance or self.journal.last_mark() is not None:
                     raise StateError(
                         f'the high-water mark of instance "{self.journal.instance}" was written by another journal',
-                        hint="give each deployment its own journal.instance; if this journal was replaced on purpose, "
-                        "delete the secret at vault.state_path",
+                        hint="give each deployment its own journal.instance; if an older journal was restored over a "
+                        "newer one, delete the secret at vault.state_path with its metadata",
                     )
                 self._restart("the journal is new and Vault has a mark of an earlier one")
             elif not self.journal.contains(mark.seq, mark.event_hash):
