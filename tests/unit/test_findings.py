@@ -415,6 +415,11 @@ UNDECIDED: dict[str, tuple[AccountSeen, AbstractSet[str], AbstractSet[str]]] = {
         {"root_used"},
         {"root_trail_unreadable"},
     ),
+    "CloudTrail fails for a moment, and all but the summary was never read": (
+        replace(seen(summary()), trail_unreadable=failing(1)),
+        {"root_used", "key_unused", "root_trail_unreadable", "administrator_with_keys", "weak_password_policy"},
+        {"root_access_key"},
+    ),
     "CloudTrail may not be asked": (
         replace(CLEAR, settings_seen_at=NOW, trail_unreadable=DENIED),
         set(),
@@ -571,11 +576,21 @@ def test_of_report_and_cloudtrail_the_newest_use_of_the_root_user_is_told() -> N
         assert f"{NOW - told:%Y-%m-%d %H:%M} UTC" in finding.message
 
 
+def test_a_revocation_that_is_left_is_told_with_its_moment_and_policy() -> None:
+    facts = with_rights(users_of(row(key()), users=managed()), revoked=LONGEST_SESSION)
+    (finding,) = check(facts, NOW)
+    assert finding.account_id == facts.account_id
+    before = NOW - LONGEST_SESSION
+    assert (
+        f"inline policy rekeyd-revoked-sessions, for those issued before {before:%Y-%m-%d %H:%M} UTC" in finding.message
+    )
+
+
 def test_a_cloudtrail_that_may_not_be_asked_is_listed_with_the_permission_and_wakes_nobody() -> None:
     refused = Unreadable(
         denied=True, failures_in_a_row=1, detail="cloudtrail:LookupEvents for 111122223333 was refused: AccessDenied"
     )
     (finding,) = check(replace(CLEAR, trail_unreadable=refused), NOW)
-    assert finding.severity is Severity.LOW
+    assert (finding.severity, finding.account_id) == (Severity.LOW, CLEAR.account_id)
     assert "cloudtrail:LookupEvents" in finding.message
     assert "allow cloudtrail:LookupEvents" in finding.remedy

@@ -43,9 +43,18 @@ def test_the_policy_is_read_again_as_it_was_written() -> None:
 
 def test_the_policy_denies_nothing_to_calls_that_a_key_signs() -> None:
     # Such calls carry no aws:TokenIssueTime, and without IfExists a missing key never meets a condition.
-    (statement,) = json.loads(revocation(NOW))["Statement"]
-    assert statement["Condition"] == {"DateLessThan": {"aws:TokenIssueTime": "2026-06-01T12:00:00Z"}}
-    assert (statement["Effect"], statement["Action"], statement["Resource"]) == ("Deny", "*", "*")
+    assert json.loads(revocation(NOW)) == {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "SessionsOfAnExposedKey",
+                "Effect": "Deny",
+                "Action": "*",
+                "Resource": "*",
+                "Condition": {"DateLessThan": {"aws:TokenIssueTime": "2026-06-01T12:00:00Z"}},
+            }
+        ],
+    }
 
 
 @pytest.mark.parametrize(
@@ -81,6 +90,20 @@ def test_a_role_is_told_with_its_end() -> None:
     assert not lives(role, NOW + timedelta(hours=1, seconds=5))
 
 
+@pytest.mark.parametrize("ends", ["Jun 1, 2026, 1:00:05 PM", "Jun 1, 2026 1:00:05 PM", "Jun 1, 2026, 1:00:05\u202fPM"])
+def test_cloudtrail_writes_the_end_of_a_session_in_several_ways(ends: str) -> None:
+    answered = {"credentials": MADE | {"expiration": ends}}
+    role = role_assumed(record("AssumeRole", responseElements=answered), signed_by=KEY, at=NOW)
+    assert role is not None
+    assert role.ends_at == datetime(2026, 6, 1, 13, 0, 5, tzinfo=UTC)
+
+
+def test_a_role_of_a_record_that_does_not_name_it_is_told_all_the_same() -> None:
+    role = role_assumed(record("AssumeRole"), signed_by=KEY, at=NOW)
+    assert role is not None
+    assert (role.role_arn, role.session_name) == ("an unnamed role", "")
+
+
 def test_a_role_whose_end_is_not_told_may_live_for_twelve_hours() -> None:
     answered = {"credentials": {"accessKeyId": "ASIA0000000000000001", "expiration": 17}}
     role = role_assumed(record("AssumeRole", responseElements=answered), signed_by=KEY, at=NOW)
@@ -95,6 +118,7 @@ def test_a_role_whose_end_is_not_told_may_live_for_twelve_hours() -> None:
     [
         record("AssumeRole", errorCode="AccessDenied"),
         record("AssumeRole", responseElements=None),
+        record("AssumeRole", responseElements={"credentials": {"accessKeyId": 17}}),
         record("AssumeRole", eventSource="iam.amazonaws.com"),
         {},
     ],
