@@ -209,6 +209,12 @@ def _until(look: Any, what: str) -> Any:
     raise AssertionError(f"waited {_LIMIT_SECONDS} s for {what}")
 
 
+def _role_id_at(client: Any) -> str | None:
+    with contextlib.suppress(hvac.exceptions.VaultError):
+        return str(client.auth.approle.read_role_id("rekeyd")["data"]["role_id"])
+    return None
+
+
 @dataclass(slots=True)
 class Logins:
     """Every login method on one server or cluster. `entry` is the node that rekeyd speaks to."""
@@ -276,12 +282,14 @@ class Logins:
         write_secret(self.folder / "role_id", client.auth.approle.read_role_id("rekeyd")["data"]["role_id"])
         write_secret(self.folder / "secret_id", self.new_secret_id())
 
-    def unlock_approle(self) -> None:
-        """Vault locks a role after five refused logins, and many tests share this one."""
+    def renew_approle(self) -> None:
+        """Vault locks a role_id after five refused logins, each node by itself; the next test gets another one."""
         with self.admin.client() as client:
-            accessor = client.sys.list_auth_methods()["data"]["approle/"]["accessor"]
-            role_id = (self.folder / "role_id").read_text().strip()
-            client.adapter.post(f"/v1/sys/locked-users/{accessor}/unlock/{role_id}")
+            client.auth.approle.delete_role("rekeyd")
+            self.set_up_approle(client)
+        role_id = (self.folder / "role_id").read_text().strip()
+        with self.entry.client() as client:
+            _until(lambda: _role_id_at(client) == role_id, "the standby to learn of the role")
 
     def new_secret_id(self) -> str:
         with self.admin.client() as client:

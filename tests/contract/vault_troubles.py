@@ -68,7 +68,6 @@ class Stage:
         else:
             self.cluster.heal()
             self.logins.admin, self.logins.entry = self.cluster.leader, self.cluster.standby
-        self.logins.unlock_approle()
 
     def close(self) -> None:
         self._hand.shutdown()
@@ -436,6 +435,8 @@ def play(trouble: Trouble, stage: Stage, login: str) -> None:
     finally:
         scene.close()
         stage.heal()
+        if login == "approle":
+            stage.logins.renew_approle()
 
 
 def table(verdicts: dict[tuple[str, str, str], bool], seconds: float) -> Iterator[str]:
