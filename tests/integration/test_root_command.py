@@ -11,7 +11,10 @@ import pytest
 from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.journal import open_journal
 from rekeyd.cli.main import ended_with
+from rekeyd.core.findings import FindingReason, found
+from rekeyd.core.model import AccountId
 from rekeyd.demo.emulator import EmulatedAws
+from rekeyd.ports import Alarm
 from tests.secret_registry import write_secret
 
 pytestmark = pytest.mark.slow
@@ -223,6 +226,39 @@ def test_a_key_in_wrong_hands_is_an_alarm_that_can_be_acknowledged_for_a_while(d
     assert (code, "the most for this alarm" in said["error"]["message"]) == (2, True)
     assert desk.run("alarms", "ack", "0" * 16, "--because", "?")[0] == 2
     assert desk.run("alarms", "ack", alarm["id"], "--because", " ")[0] == 2
+
+
+@pytest.mark.parametrize("reason", ["root_access_key", "root_unreadable", "credentials_exposed"])
+def test_a_root_alarm_is_acknowledged_for_seven_days_at_most_and_stays_as_red_as_it_was(
+    desk: Desk, reason: str
+) -> None:
+    now = SystemClock().now()
+    finding = found(FindingReason(reason), account_id=AccountId(SHOP))
+    alarm = Alarm(
+        fingerprint=finding.fingerprint,
+        severity=finding.severity.value,
+        reason=reason,
+        account_id=AccountId(SHOP),
+        principal=None,
+        message=finding.message,
+        remedy=finding.remedy,
+        cis=finding.cis,
+        first_seen_at=now,
+        last_seen_at=now,
+        notified_at=now,
+    )
+    journal = open_journal(f"sqlite:///{desk.folder}/journal.db", instance="default", clock=SystemClock())
+    journal.save_alarm(alarm)
+    journal.close()
+    for longer in ("8d", "169h"):
+        code, said = desk.run("alarms", "ack", alarm.fingerprint, "--for", longer, "--because", "we know")
+        assert (code, "is more than 7d" in said["error"]["message"]) == (2, True), said
+    code, said = desk.run("alarms", "ack", alarm.fingerprint, "--for", "7d", "--because", "we know")
+    assert (code, said["alarm"]["state"], said["alarm"]["severity"]) == (0, "acknowledged", "critical")
+    for shown in (("alarms",), ("status",)):
+        code, said = desk.run(*shown)
+        (seen,) = said["alarms" if shown == ("alarms",) else "findings"]
+        assert (code, seen["severity"], seen["reason"]) == (3, "critical", reason)
 
 
 def test_a_root_key_is_not_raised_as_a_users(desk: Desk) -> None:

@@ -50,6 +50,18 @@ def test_what_is_older_than_asked_for_is_left_out(rig: Rig) -> None:
     assert document["rotations"] == []
 
 
+def test_what_an_operator_did_to_sessions_and_how_the_journal_began_are_evidence(rig: Rig) -> None:
+    now = rig.world.clock.now()
+    for event in ("sessions.revoking", "sessions.revoked", "sessions.lifted", "key.moved"):
+        rig.journal.append(event, at=now, actor="user:ann", account_id=ACCOUNT, user_name="ci")
+    document = evidence(rig.journal, rig.world.clock, since=None)
+    assert [each["event"] for each in document["people"] if each["actor"] == "user:ann"] == [
+        *("sessions.revoking", "sessions.revoked", "sessions.lifted", "key.moved")
+    ]
+    assert "journal.created" in [each["event"] for each in document["journal"]]
+    assert "journal" in {row["kind"] for row in rows(document)}
+
+
 def test_every_row_fits_the_columns(rig: Rig) -> None:
     for row in rows(evidence(rig.journal, rig.world.clock, since=None)):
         assert set(row) <= set(COLUMNS)
@@ -192,7 +204,11 @@ def test_as_csv_no_cell_is_a_formula(folder: Path, capsys: pytest.CaptureFixture
     assert "is whole" in err
     chain, *others = csv.DictReader(io.StringIO(out))
     assert (chain["kind"], chain["event"]) == ("chain", "whole")
-    assert [row["user_name"] for row in others] == ["'=cmd()", "<script>"]
+    assert [(row["kind"], row["user_name"]) for row in others] == [
+        ("people", "'=cmd()"),
+        ("people", "<script>"),
+        ("journal", ""),
+    ]
 
 
 def test_as_html_nothing_is_a_tag(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

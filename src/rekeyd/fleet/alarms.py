@@ -103,8 +103,8 @@ _NO_ACCOUNT: dict[str, _Part] = {
 
 
 def longest_acknowledgement(alarm: Alarm) -> timedelta:
-    """A root key that is known is still a root key."""
-    root = alarm.severity == Severity.CRITICAL and alarm.reason.startswith("root_")
+    """A root key that is known is still a root key. AWS's word of exposed credentials may be about one."""
+    root = alarm.severity == Severity.CRITICAL and alarm.reason.startswith(("root_", "credentials_"))
     return timedelta(days=7) if root else timedelta(days=90)
 
 

@@ -36,9 +36,15 @@ _PEOPLE = frozenset(
         "brake.released",
         "root_key.delete_intended",
         "root_key.deleted",
+        "sessions.revoking",
+        "sessions.revoked",
+        "sessions.lifted",
+        "key.moved",
         "history.pruned",
     }
 )
+_JOURNAL = frozenset({"journal.created", "journal.restored", "clocks.restarted"})
+"""A trail that begins anew, or goes on from an older copy, lacks what was before; the auditor must see where."""
 
 
 def evidence(journal: Journal, clock: Clock, *, since: datetime | None) -> dict[str, Any]:
@@ -65,6 +71,7 @@ def evidence(journal: Journal, clock: Clock, *, since: datetime | None) -> dict[
         "refusals": [_entry(event) for event in events if event.event in _REFUSALS],
         "alarms": [_entry(event) for event in events if event.event in _ALARMS],
         "people": [_entry(event) for event in events if event.event in _PEOPLE],
+        "journal": [_entry(event) for event in events if event.event in _JOURNAL],
     }
 
 
@@ -82,7 +89,7 @@ def rows(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         yield {"kind": "age", **each}
     for each in document["rotations"]:
         yield {"kind": "rotation", "at": each["opened_at"], "event": "rotation", **each}
-    for kind in ("refusals", "alarms", "people"):
+    for kind in ("refusals", "alarms", "people", "journal"):
         for each in document[kind]:
             yield {"kind": kind.removesuffix("s"), **each}
 
