@@ -43,9 +43,7 @@ def _measure(stand: Stand) -> None:
                 queue.put(world.event("CreateAccessKey", world.ROOT))
                 daemon.wait_for_event("root_key.present", count=number)
                 eventually(lambda n=number: len(_raised(server)) >= n, "the message")  # type: ignore[misc]
-                sent_at = datetime.fromisoformat(
-                    [line for line in daemon.events if line["event"] == "notification.sent"][-1]["timestamp"]
-                )
+                sent_at = datetime.fromisoformat(world.sent_in(daemon, number)["timestamp"])
                 print(f"root key made -> webhook told: {(sent_at - made_at).total_seconds():.1f} s")
                 stand.aws.remove_root_key(HUB)
                 stand.aws.forget_report(HUB)
