@@ -116,6 +116,17 @@ def test_without_centralized_root_access_members_are_entered_by_their_role(desk:
     assert by_account[LAB]["keys"] == []
 
 
+def test_where_no_root_session_is_given_the_role_tells_as_much_as_it_can(desk: Desk) -> None:
+    desk.aws.deny(HUB, "AssumeRoot")
+    code, shown = desk.run("root", "audit")
+    assert code == 3
+    by_account = {each["account_id"]: each for each in shown["accounts"]}
+    assert {each["via"] for each in shown["accounts"]} == {"role"}
+    assert {each["error"] for each in shown["accounts"]} == {None}
+    assert [len(by_account[each]["keys"]) for each in (SHOP, BANK, LAB)] == [1, 1, 0]
+    assert "sts:AssumeRoot" in desk.err
+
+
 def test_an_account_that_cannot_be_entered_is_said_and_is_not_clear(desk: Desk) -> None:
     desk.aws.deny(LAB, "ListAccessKeys")
     code, shown = desk.run("root", "audit", "--account", LAB)
@@ -186,6 +197,7 @@ def test_a_role_that_may_not_enter_root_users_deletes_nothing(desk: Desk) -> Non
     code, said = desk.delete(SHOP, "--confirm", SHOP)
     assert code == 1
     assert said["error"]["code"] == "access_denied"
+    assert "sign in as its root user" in said["error"]["hint"]
     assert desk.keys_left(SHOP) == 1
 
 

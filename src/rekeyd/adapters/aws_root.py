@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rekeyd.adapters.aws_errors import FOREIGN, Call, ask, change_failure, read_failure
 from rekeyd.adapters.aws_session import AwsSessions
 from rekeyd.core.model import AccessKeyId, AccountId
-from rekeyd.errors import Error, NotFoundError, RefusedError
+from rekeyd.errors import AccessDeniedError, Error, NotFoundError, RefusedError
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
@@ -49,6 +49,10 @@ class RootUser:
     certificates: bool | None
 
 
+class NotEnteredError(AccessDeniedError):
+    """No root session is given: these credentials may not ask for one, or it is the management account's root user."""
+
+
 class RootAccess:
     """With rekeyd's own credentials, or a person's: those of the command. The daemon never makes one."""
 
@@ -69,7 +73,8 @@ class RootAccess:
         return "RootCredentialsManagement" in features.get("EnabledFeatures", [])
 
     def look(self, account_id: AccountId) -> RootUser:
-        """Raises for whatever cannot be read: half a look must not be taken for "no keys"."""
+        """NotEnteredError: there is no way in. It raises for whatever cannot be read: half a look must not be taken
+        for "no keys"."""
         iam = self._iam(account_id, _AUDIT)
         try:
             summary: Any = self._read(account_id, "GetAccountSummary", lambda: iam.get_account_summary()["SummaryMap"])
@@ -130,14 +135,17 @@ class RootAccess:
     def _iam(self, account_id: AccountId, task: str) -> "IAMClient":
         policy_arn = f"arn:{self._sessions.partition}:iam::aws:policy/root-task/{task}"
         call = Call(action="sts:AssumeRoot", account_id=account_id)
-        answer: Any = ask(
-            call,
-            lambda: self._sessions.own_sts().assume_root(
-                TargetPrincipal=account_id,
-                TaskPolicyArn={"arn": policy_arn},
-                DurationSeconds=_SESSION_SECONDS,
-            )["Credentials"],
-        )
+        try:
+            answer: Any = ask(
+                call,
+                lambda: self._sessions.own_sts().assume_root(
+                    TargetPrincipal=account_id,
+                    TaskPolicyArn={"arn": policy_arn},
+                    DurationSeconds=_SESSION_SECONDS,
+                )["Credentials"],
+            )
+        except AccessDeniedError as error:
+            raise NotEnteredError(error.message, hint=error.hint) from None
         return self._sessions.iam_with(answer["AccessKeyId"], answer["SecretAccessKey"], answer["SessionToken"])
 
     def _read(self, account_id: AccountId, action: str, read: Callable[[], T]) -> T:

@@ -29,8 +29,9 @@ app.add_typer(root, name="root")
 def audit(session: Session, *, account: AccountOption = None) -> ExitCode:
     """Show each account's root user: password, access keys with age and last use, MFA, certificates.
 
-    Member accounts are entered with sts:AssumeRoot where the organization has centralized root access, all others with
-    their role. Exit code 3 if a root user has an access key, 1 if an account could not be looked at.
+    Member accounts are entered with sts:AssumeRoot where the organization has centralized root access and these
+    credentials may, all others with their role. Exit code 3 if a root user has an access key, 1 if an account could
+    not be looked at.
     """
     from rekeyd.adapters.aws_accounts import AwsCloud
     from rekeyd.adapters.aws_root import RootAccess
@@ -87,7 +88,7 @@ def delete_keys(
 
     It needs the rights of `rekeyd policy aws --for root-cleanup`, which the daemon's role must not have.
     """
-    from rekeyd.adapters.aws_root import RootAccess
+    from rekeyd.adapters.aws_root import NotEnteredError, RootAccess
     from rekeyd.app import opened
     from rekeyd.cli.person import actor, refuse_other_user
     from rekeyd.core.model import AccountId
@@ -103,7 +104,14 @@ def delete_keys(
                 hint=_BY_HAND.format(account_id=account_id),
             )
         access = RootAccess(running.cloud.sessions)
-        keys = access.keys(account_id)
+        try:
+            keys = access.keys(account_id)
+        except NotEnteredError as error:
+            by_hand = _BY_HAND.format(account_id=account_id)
+            raise NotEnteredError(
+                error.message,
+                hint=f"{error.hint}; the management account's root user cannot be entered at all: {by_hand}",
+            ) from None
         if not keys:
             return _deleted(session, account_id, ())
         _show_keys(account_id, keys, running.clock.now())
@@ -135,8 +143,16 @@ def _enabled(access: "RootAccess") -> bool:
 def _looked(cloud: "AwsCloud", access: "RootAccess | None", account_id: "AccountId", now: "datetime") -> dict[str, Any]:
     member = access is not None and account_id != cloud.sessions.own_account_id()
     via = "root session" if member else "role"
+    from rekeyd.adapters.aws_root import NotEnteredError
+
     try:
-        user = access.look(account_id) if access is not None and member else _by_role(cloud, account_id, now)
+        try:
+            user = access.look(account_id) if access is not None and member else _by_role(cloud, account_id, now)
+        except NotEnteredError as error:
+            # From a delegated administrator's account no root session reaches the management account.
+            output.say(f"{error.message}; account {account_id} is entered with its role")
+            via = "role"
+            user = _by_role(cloud, account_id, now)
     except Error as error:
         return _entry(None, account_id, via, error.message, now)
     return _entry(user, account_id, via, None, now)
