@@ -356,7 +356,8 @@ class Year:
             worked = []
         self.figures.steps += len(worked)
         for principal in due:
-            self.next_at[principal.user_id] = now + 2 * HOUR if not worked else now + 10 * DAY
+            # Whom the pass did not come to, since it died or was stopped, is as due as before.
+            self.next_at[principal.user_id] = now + 2 * HOUR
         for one in worked:
             self._note(one, now)
         self.world.check_changed()
