@@ -2,7 +2,7 @@
 
 A user counts as an administrator when one of its policies (attached, inline, or of one of its groups)
 * is AWS's own AdministratorAccess or IAMFullAccess, by its ARN, or
-* has a statement that allows `*`, `*:*` or `iam:*` on every resource, with or without a condition.
+* has a statement that allows `*`, `*:*` or `iam:*`, or all but a list, on every resource, with or without a condition.
 
 Not judged: denies, permissions boundaries, service control policies, and rights that add up to administrator rights
 only together. The first three can only make a user weaker than said here; the last one stronger.
@@ -16,13 +16,14 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote
 
+from rekeyd.core.cloudtrail import QUARANTINE_POLICY
 from rekeyd.core.sessions import POLICY_NAME, revoked_before
 
 _ADMINISTRATORS = ("policy/AdministratorAccess", "policy/IAMFullAccess")
 _ALL = frozenset({"*", "*:*", "iam:*"})
 
 # AWS attaches one of these to a user whose key it found in public; V2 and V3 exist, and a later one will be named so.
-_QUARANTINE = "policy/AWSCompromisedKeyQuarantine"
+_QUARANTINE = f"policy/{QUARANTINE_POLICY}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
