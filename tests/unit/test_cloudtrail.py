@@ -83,6 +83,11 @@ SEEN: dict[str, tuple[str, Pointer | None]] = {
     "root signed in": (event("ConsoleLogin", ROOT, eventSource="signin.amazonaws.com"), pointer(**BY_ROOT)),
     "root used anything": (event("RunInstances", ROOT, eventSource="ec2.amazonaws.com"), pointer(**BY_ROOT)),
     "root was refused": (event("CreateUser", ROOT, errorCode="AccessDenied"), pointer(**BY_ROOT)),
+    "a service did it for the root user": (
+        event("RunInstances", {**ROOT, "invokedBy": "autoscaling.amazonaws.com"}, eventSource="ec2.amazonaws.com"),
+        pointer(root=True),
+    ),
+    "a service did it by itself": (event("RotateKey", ROOT, eventType="AwsServiceEvent"), pointer(root=True)),
     "a session of AssumeRoot deleted a key of the root user": (
         event("DeleteAccessKey", {**ROOT, "sessionContext": {"assumedRoot": "true"}}),
         pointer(root=True),
@@ -138,6 +143,14 @@ SEEN: dict[str, tuple[str, Pointer | None]] = {
     ),
     "somebody could not do as AWS does": (
         event("AttachUserPolicy", requestParameters={"policyArn": QUARANTINE}, errorCode="AccessDenied"),
+        None,
+    ),
+    "somebody asked which entities have AWS's policy": (
+        event("ListEntitiesForPolicy", requestParameters={"policyArn": QUARANTINE}),
+        None,
+    ),
+    "another service has such a name": (
+        event("AttachUserPolicy", requestParameters={"policyArn": QUARANTINE}, eventSource="x.amazonaws.com"),
         None,
     ),
     "somebody attached another policy": (

@@ -93,17 +93,21 @@ MESSAGES: dict[str, tuple[AccountSeen, str]] = {
         "a user with a console password has an active access key",
     ),
     "user_compromised": (
-        with_notices(with_rights(seen(), quarantined="AWSCompromisedKeyQuarantineV3"), notice("AKIA1", user="ci")),
+        with_notices(
+            with_rights(seen(), quarantined="AWSCompromisedKeyQuarantineV3"),
+            dataclasses.replace(notice("AKIA1", user="ci"), key_ids=(AccessKeyId("AKIA1"), AccessKeyId("AKIA2"))),
+        ),
         (
             "AWS says that an access key of a user is in wrong hands: AWSCompromisedKeyQuarantineV3 is attached; AWS "
-            "Health has AWS_RISK_CREDENTIALS_EXPOSED of AKIA1, since 2026-06-01 10:00 UTC"
+            "Health has AWS_RISK_CREDENTIALS_EXPOSED of AKIA1, AKIA2, since 2026-06-01 10:00 UTC"
         ),
     ),
     "credentials_exposed": (
-        with_notices(seen(), notice("AKIA2")),
+        with_notices(seen(), notice("AKIA2"), notice("")),
         (
             "AWS says that credentials of the account are in wrong hands: account 111122223333 (shop), AWS Health has "
-            "AWS_RISK_CREDENTIALS_EXPOSED of AKIA2, since 2026-06-01 10:00 UTC"
+            "AWS_RISK_CREDENTIALS_EXPOSED of AKIA2, since 2026-06-01 10:00 UTC; AWS Health has "
+            "AWS_RISK_CREDENTIALS_EXPOSED of nothing that it names, since 2026-06-01 10:00 UTC"
         ),
     ),
     "administrator_with_keys": (
