@@ -11,7 +11,6 @@ The program runs as a process, as an operator would start it; nothing of it is r
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from typing import Any, TypeVar
 
 from rekeyd.demo.emulator import HUB, EmulatedAws, SeededKey, SeededUser
 from rekeyd.demo.openbao import OpenBaoServer, StoredSecret
+from rekeyd.demo.ports import free_port
 from tests.secret_registry import remember, write_secret
 
 T = TypeVar("T")
@@ -153,12 +153,6 @@ def eventually(
         if time.monotonic() > ends:
             raise AssertionError(f"{what} did not come in {limit} s\n{'' if alive is None else alive.err[-4000:]}")
         time.sleep(_POLL_SECONDS)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass(slots=True, kw_only=True)

@@ -8,7 +8,8 @@ import pytest
 
 from rekeyd.adapters.aws_doctor import policy_source
 from rekeyd.demo.emulator import HUB
-from tests.acceptance.stand import Ran, Stand, eventually, free_port
+from rekeyd.demo.ports import free_port
+from tests.acceptance.stand import Ran, Stand, eventually
 from tests.acceptance.test_alarm_channels import receiving
 from tests.integration.test_channels import SECRET, Mailbox, Scripted, serving, smtp_server
 from tests.secret_registry import remember, write_secret

@@ -17,9 +17,10 @@ from rekeyd.adapters.vault_kv import KvVault
 from rekeyd.adapters.vault_settings import VaultSettings
 from rekeyd.adapters.vault_wire import Wire
 from rekeyd.core.model import VaultHeld
+from rekeyd.demo.ports import free_port
 from rekeyd.errors import ConfigError, LeaseLostError, OutcomeUnknownError, RefusedError, TemporaryError
 from tests.contract.test_vault_wire import raw_server, settings, trickle
-from tests.contract.vault_cluster import TlsOpenBao, free_port
+from tests.contract.vault_cluster import TlsOpenBao
 from tests.contract.vault_stand import NEW, OpenBaoStand, pair, secret_of, unguarded
 from tests.contract.vault_tls import Authority, TlsServer
 from tests.secret_registry import remember

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from rekeyd.adapters.vault_settings import (
     VaultSettings,
 )
 from rekeyd.demo.openbao import OpenBaoServer
+from rekeyd.demo.ports import free_port
 from tests.contract.vault_tls import Authority, TlsServer
 from tests.secret_registry import remember, write_secret
 
@@ -39,12 +39,6 @@ path "secret/destroy/*"  { capabilities = ["update"] }
 """
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 class TlsOpenBao(OpenBaoServer):
     """Beside its plain listener one with TLS that asks for client certificates."""
 
@@ -52,6 +46,7 @@ class TlsOpenBao(OpenBaoServer):
         super().__init__(durable=durable)
         self.certificate = certificate
         self.tls_port = free_port()
+        self._tls_port_for = 0
         self.audit_link = self.home / "audit"
 
     @property
@@ -86,6 +81,9 @@ class TlsOpenBao(OpenBaoServer):
         new.replace(self.audit_link)
 
     def _write_config(self) -> Path:
+        if self._tls_port_for != self.port:
+            # It did not come up at the ports before; a server that starts again keeps them.
+            self.tls_port, self._tls_port_for = free_port(), self.port
         config = super()._write_config() or self.home / "server.hcl"
         before = config.read_text() if config.exists() and self.durable else ""
         before += self._audit_device()

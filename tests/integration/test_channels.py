@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.heartbeat import Heartbeat
 from rekeyd.core.notice import Notice
 from rekeyd.demo.emulator import EmulatedAws
+from rekeyd.demo.ports import free_port
 from rekeyd.errors import ConfigError, RefusedError, TemporaryError
 from rekeyd.fleet.messages import message_of
 from rekeyd.ports import Alarm, Announcement, Batch, Message
@@ -55,13 +55,6 @@ def message(text: str = "the account's root user has an access key: für immer")
     )
     batch = Batch(id="a1b2c3d4", channel="x", announcements=(Announcement(kind=Notice.RAISED, alarm=alarm, at=now),))
     return message_of(batch, instance="test", names={ACCOUNT: "shop"}, at=now)  # type: ignore[dict-item]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 # --- e-mail ----------------------------------------------------------------------------------------------------------

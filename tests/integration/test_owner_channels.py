@@ -15,6 +15,7 @@ from rekeyd.adapters.journal import open_journal
 from rekeyd.core.model import AccessKeyId, AccountId, Principal, UserId
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
+from rekeyd.demo.ports import free_port
 from rekeyd.fleet.outbox import LAST_RETRY, Postman
 from rekeyd.fleet.owners import OwnerDesk
 from rekeyd.ports import PrincipalStatus
@@ -23,7 +24,6 @@ from tests.integration.test_channels import (
     SECRET,
     Mailbox,
     example,
-    free_port,
     receiver,
 )
 from tests.secret_registry import write_secret

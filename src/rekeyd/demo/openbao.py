@@ -15,7 +15,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import hvac
+
+from rekeyd.demo.ports import free_port
 
 # Generous: 0.2 s (dev) to 2 s (raft) on an idle machine.
 START_LIMIT_SECONDS = 30.0
@@ -81,7 +82,8 @@ class OpenBaoServer:
             raise RuntimeError("already started")
         # Another process may take the port between the look and the start.
         for _ in range(3):
-            self.port = self.port or _free_ports()
+            # The server listens on the one after it for its cluster.
+            self.port = self.port or free_port(in_a_row=2)
             self._spawn()
             if self._listens():
                 break
@@ -325,17 +327,3 @@ class _ClosingClient(hvac.Client):  # type: ignore[misc]
 
     def __exit__(self, *_: object) -> None:
         self.session.close()
-
-
-def _free_ports() -> int:
-    """A free port whose successor is free too: the server listens on that one for its cluster."""
-    for _ in range(50):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-    raise RuntimeError("no two free ports in a row")

@@ -7,7 +7,6 @@ a token); no pair of any rotated user is ever in a file.
 
 import os
 import secrets
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from rekeyd.demo.cast import AWAY, CAST, COPIED, HOME, Actor, Start
 from rekeyd.demo.emulator import Delays, EmulatedAws, SeededKey
 from rekeyd.demo.openbao import OpenBaoServer
+from rekeyd.demo.ports import free_port
 
 # Where the job that clings to an old key keeps its copy: a place that rekeyd does not know.
 COPY_PATH = f"copies/{COPIED.name}"
@@ -170,7 +170,7 @@ class Stage:
 @contextmanager
 def built(aws: EmulatedAws, bao: OpenBaoServer, folder: Path) -> Iterator[Stage]:
     """Everything but rekeyd's rights in Vault (`grant`): those are printed by rekeyd itself. Both servers run."""
-    stage = Stage(aws=aws, bao=bao, folder=folder, http_port=_free_port())
+    stage = Stage(aws=aws, bao=bao, folder=folder, http_port=free_port())
     for each in (stage.credentials, stage.logs, stage.journal.parent, folder / "consumers"):
         each.mkdir(mode=0o700, parents=True)
     aws.delays = aws.world.delays = _DELAYS
@@ -251,9 +251,3 @@ def _pair(key: SeededKey) -> dict[str, object]:
 def _write_secret(path: Path, text: str) -> None:
     path.touch(mode=0o600)
     path.write_text(text + "\n", encoding="utf-8")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
