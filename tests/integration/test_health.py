@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from rekeyd.adapters.aws_accounts import AwsCloud
-from rekeyd.adapters.aws_session import AwsSettings
+from rekeyd.adapters.aws_session import AccountSettings, AwsSessions, AwsSettings
 from rekeyd.adapters.clock import SystemClock
 from rekeyd.core.model import AccountId
 from rekeyd.demo.emulator import HUB, EmulatedAws, Throttle
@@ -37,6 +37,22 @@ def _cloud(aws: EmulatedAws, *, health: bool = True) -> AwsCloud:
 
 def _asked(aws: EmulatedAws) -> list[str]:
     return [seen.op for seen in aws.requests if seen.service == "health"]
+
+
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("eu-central-1", "global.health.amazonaws.com"),
+        ("cn-north-1", "global.health.amazonaws.com.cn"),
+        # It is in us-gov-west-1 alone.
+        ("us-gov-east-1", "health.us-gov-west-1.amazonaws.com"),
+    ],
+)
+def test_each_partition_has_one_place_for_it(monkeypatch: pytest.MonkeyPatch, region: str, host: str) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    settings = AwsSettings(region=region, health=True, accounts=(AccountSettings(id=ACCOUNT),))
+    assert AwsSessions(settings, instance="test").health(ACCOUNT).meta.endpoint_url == f"https://{host}"
 
 
 def test_a_notice_names_the_user_and_its_key(aws: EmulatedAws) -> None:

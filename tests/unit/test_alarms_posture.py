@@ -7,7 +7,7 @@ import pytest
 
 from rekeyd.adapters.journal import open_journal
 from rekeyd.core.findings import AccountSeen, ManagedSeen, check, root_state, undecided
-from rekeyd.core.model import AccountId, UserId
+from rekeyd.core.model import AccessKeyId, AccountId, UserId
 from rekeyd.core.policy import Policy
 from rekeyd.core.reasons import Reason
 from rekeyd.errors import StoppingError, TemporaryError
@@ -23,7 +23,7 @@ from rekeyd.fleet.posture import (
     unwatched,
     with_report,
 )
-from rekeyd.ports import AccountStatus, Brake, Journal, PrincipalStatus
+from rekeyd.ports import AccountStatus, Alarm, Brake, ExposureNotice, Journal, PrincipalStatus
 from tests.conftest import LogLines
 from tests.world import ACCOUNT, START, World
 from tests.world.aws import RootKey
@@ -135,6 +135,35 @@ def test_cloudtrail_can_be_asked_again_before_its_hour_and_nothing_else_is(world
     assert gather(iam, world.clock, previous=seen).root_seen_used_at is None
     assert gather(iam, world.clock, previous=seen, anew={Part.TRAIL}).root_seen_used_at == used_at
     assert (world.counts["iam.root_used_at"], world.counts["iam.user_rights"]) == (2, 1)
+
+
+def test_aws_health_that_may_not_be_asked_is_told_and_ends_no_alarm(world: World, watch: RootWatch) -> None:
+    account = world.account()
+    account.exposure_notices = (
+        ExposureNotice(
+            code="AWS_RISK_CREDENTIALS_EXPOSED",
+            since=world.clock.now(),
+            entity="AKIA1",
+            user_name="ci",
+            key_ids=(AccessKeyId("AKIA1"),),
+        ),
+    )
+    assert (Notice.RAISED.value, "user_compromised") in watch.check()
+    account.denied.add("exposure_notices")
+    world.clock.advance(HOUR)
+    (told,) = [alarm for alarm in _announced(watch) if alarm.reason == "posture_unreadable"]
+    assert "exposure_notices" in told.message
+    assert "user_compromised" in {alarm.reason for alarm in watch.keeper.open_alarms()}
+    account.denied.clear()
+    account.exposure_notices = ()
+    world.clock.advance(HOUR)
+    watch.check()
+    assert not {"user_compromised", "posture_unreadable"} & {alarm.reason for alarm in watch.keeper.open_alarms()}
+
+
+def _announced(watch: RootWatch) -> list[Alarm]:
+    watch.check()
+    return list(watch.keeper.open_alarms())
 
 
 def test_a_look_that_was_overtaken_keeps_what_only_it_learnt(world: World) -> None:

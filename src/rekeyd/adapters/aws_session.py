@@ -157,8 +157,8 @@ class AwsSessions:
         return client
 
     def health(self, account_id: AccountId) -> Any:
-        """AWS Health: one endpoint for the partition. (Its types are not among those that mypy gets.)"""
-        return self._client(account_id, "health", "health", _READ)
+        """AWS Health, which each partition has at one place, as IAM. (Its types are not among those that mypy gets.)"""
+        return self._client(account_id, "health", "health", _READ, region=self.iam_region)
 
     def own_sts(self) -> "STSClient":
         client: STSClient = self._client(None, "sts", "sts", _IDENTITY)

@@ -242,7 +242,8 @@ _REMEDIES = {
         "IAM console > Account settings > Password policy; at least 14 characters and 24 remembered passwords"
     ),
     FindingReason.POSTURE_UNREADABLE: (
-        f"allow iam:GetAccountPasswordPolicy and iam:GetAccountAuthorizationDetails; {_POLICY}"
+        "allow iam:GetAccountPasswordPolicy and iam:GetAccountAuthorizationDetails, and with scan.health also "
+        f"health:DescribeEvents and health:DescribeAffectedEntities; {_POLICY}"
     ),
     FindingReason.KEY_EXPOSED: (
         "replace it at once: rekeyd rotate-now {principal} --account {account_id} --emergency, and with "
