@@ -316,14 +316,16 @@ def test_a_queue_comes_and_goes_by_reload(stand: Stand) -> None:
     with stand.daemon() as daemon:
         daemon.wait_for_event("pass.finished")
         for number in (1, 2):
+            read = _metric(stand, MALFORMED)
             stand.config.write_text(with_queue)
             queue.put("x")
             daemon.process.send_signal(signal.SIGHUP)
-            eventually(lambda n=number: _metric(stand, MALFORMED) == n, "the message")  # type: ignore[misc]
+            eventually(lambda n=read: _metric(stand, MALFORMED) > n, "the message")  # type: ignore[misc]
             stand.config.write_text(without)
             daemon.process.send_signal(signal.SIGHUP)
             daemon.wait_for_event("config.reloaded", count=2 * number)
-            # A poll that was under way ends by itself.
+            # The poll that is under way is answered now, and not twenty seconds later.
+            queue.put("x")
             eventually(lambda: math.isnan(_metric(stand, "rekeyd_events_queue_readable")), "the end of the polls")
         queue.put("x")
         polls = len([seen for seen in stand.aws.requests if seen.op == "ReceiveMessage"])
