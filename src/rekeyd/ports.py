@@ -204,6 +204,10 @@ class Vault(Protocol):
     def token_ends_at(self) -> datetime | None:
         """When the token ends unless renewed or replaced; None: it does not."""
 
+    def token_ends_before(self, needed_until: datetime) -> datetime | None:
+        """When the token ends, if that is earlier than it is needed and rekeyd can do nothing about it; None: there
+        will be one. What ends too early is renewed or replaced by a login first."""
+
     def publish(
         self, place: Place, pair: Pair, *, cas: int, extra: Mapping[str, str], guard: Guard, give_up_at: datetime
     ) -> tuple[int, datetime]:

@@ -126,6 +126,54 @@ def test_a_renewal_that_gives_too_little_is_followed_by_a_login(logins: Logins, 
     assert logins.vault.token_ends_at() == next_at + timedelta(hours=1)
 
 
+STEP = timedelta(minutes=12)
+"""What issuing one key may take."""
+
+
+def test_a_token_that_would_end_inside_a_rotation_is_renewed_before_it_begins(logins: Logins) -> None:
+    assert logins.works()
+    assert logins.vault.token_ends_before(logins.clock.now() + STEP) is None
+    assert logins.proxy.calls(RENEW) == [], "an hour is enough"
+    logins.clock.advance(timedelta(minutes=50))
+    assert logins.vault.token_ends_before(logins.clock.now() + STEP) is None
+    assert (len(logins.proxy.calls(RENEW)), logins.count) == (1, 1)
+    assert logins.vault.token_ends_at() == logins.clock.now() + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    "renewal",
+    [
+        Json('{"auth": {"client_token": "x", "lease_duration": 600, "renewable": true}, "warnings": ["max_ttl"]}'),
+        VaultError(403, ("permission denied",)),
+    ],
+    ids=["it ends by its max TTL", "the token is dead"],
+)
+def test_a_token_that_cannot_last_for_a_rotation_is_replaced_before_it_begins(logins: Logins, renewal: Any) -> None:
+    assert logins.works()
+    logins.clock.advance(timedelta(minutes=50))
+    logins.proxy.fault(RENEW, do=renewal)
+    assert logins.vault.token_ends_before(logins.clock.now() + STEP) is None
+    assert logins.count == 2
+    assert logins.works()
+
+
+def test_a_token_that_ends_too_early_is_told_when_vault_gives_no_other(logins: Logins) -> None:
+    assert logins.works()
+    ends_at = logins.vault.token_ends_at()
+    logins.clock.advance(timedelta(minutes=50))
+    logins.proxy.fault(RENEW, do=VaultError(503, ("Vault is sealed",)))
+    assert logins.vault.token_ends_before(logins.clock.now() + STEP) == ends_at
+    logins.vault.maintain()
+    assert logins.vault.token_problem is None, "tried again at once, and not at its time"
+    assert logins.vault.token_ends_before(logins.clock.now() + STEP) is None
+
+
+def test_tokens_that_never_last_for_a_rotation_are_kept_alive_on_the_way(logins: Logins) -> None:
+    assert logins.works()
+    assert logins.vault.token_ends_before(logins.clock.now() + timedelta(hours=2)) is None
+    assert (len(logins.proxy.calls(RENEW)), logins.count) == (0, 1)
+
+
 def test_a_renewal_that_cannot_be_asked_for_keeps_the_token(logins: Logins) -> None:
     next_at = logins.vault.maintain()
     logins.proxy.fault(RENEW, do=VaultError(503, ("Vault is sealed",)))

@@ -217,6 +217,10 @@ class WorldVault:
     def token_ends_at(self) -> datetime | None:
         return self._points.call("vault.token_ends_at", lambda: self.token_end, {})
 
+    def token_ends_before(self, needed_until: datetime) -> datetime | None:
+        ends_at = self.token_ends_at()
+        return ends_at if ends_at is not None and ends_at < needed_until else None
+
     # --- changes --------------------------------------------------------------------------------------------------
 
     def publish(

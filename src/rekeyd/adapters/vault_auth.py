@@ -52,6 +52,8 @@ class TokenKeeper(Protocol):
 
     def ends_at(self) -> datetime | None: ...
 
+    def ends_before(self, needed_until: datetime) -> datetime | None: ...
+
     def close(self) -> None: ...
 
 
@@ -143,6 +145,14 @@ class TokenFile:
             if self.token() is not self._looked_up:
                 self.maintain()
         return self._ends_at
+
+    def ends_before(self, needed_until: datetime) -> datetime | None:
+        ends_at = self.ends_at()
+        if ends_at is not None and ends_at < needed_until:
+            with contextlib.suppress(TemporaryError):
+                self._renew(self.token(), self._clock.now())
+            ends_at = self._ends_at
+        return ends_at if ends_at is not None and ends_at < needed_until else None
 
     def close(self) -> None:
         """Nothing: the token belongs to whoever wrote the file."""
@@ -238,6 +248,25 @@ class LoggedIn:
         with self._lock, contextlib.suppress(TemporaryError, RefusedError):
             self.token()
         return None if self._grant is None else self._grant.ends_at
+
+    def ends_before(self, needed_until: datetime) -> datetime | None:
+        with self._lock:
+            ends_at = self.ends_at()
+            grant, now = self._grant, self._clock.now()
+            if grant is None or ends_at is None or ends_at >= needed_until:
+                return None
+            # One that never lives that long, not even when new, is renewed on the way, or a refused call logs in.
+            if grant.first_lease is not None and now + grant.first_lease < needed_until:
+                return None
+            try:
+                grant = (self._renewed(grant, now) if grant.renewable else None) or self._log_in()
+                self._grant = grant
+                if grant.ends_at is not None and grant.ends_at < needed_until:
+                    grant = self._log_in()
+            except (TemporaryError, OutcomeUnknownError, RefusedError) as error:
+                self.problem = error
+            ends_at = grant.ends_at
+            return ends_at if ends_at is not None and ends_at < needed_until else None
 
     def close(self) -> None:
         with self._lock:

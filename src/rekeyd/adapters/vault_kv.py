@@ -188,6 +188,9 @@ class KvVault:
     def token_ends_at(self) -> datetime | None:
         return self._keeper.ends_at()
 
+    def token_ends_before(self, needed_until: datetime) -> datetime | None:
+        return self._keeper.ends_before(needed_until)
+
     def maintain(self) -> datetime:
         """Renew the token, or log in again, if it is time to. Returns when to call next. Never raises for Vault's
         answers: what is wrong shows in `token_problem`."""

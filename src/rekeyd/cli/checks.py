@@ -297,13 +297,13 @@ class Doctor:
         if problem is not None:
             yield failed("vault login", problem.message, problem.hint)
             return
-        yield self._token(vault.token_ends_at())
+        yield self._token(vault)
         if self._observing:
             return
         yield _checked("vault mark", self._config.vault.state_path, vault.check_mark)
         yield from self._places(vault)
 
-    def _token(self, ends_at: datetime | None) -> Check:
+    def _token(self, vault: KvVault) -> Check:
         longest = max(
             (
                 step_time(
@@ -314,15 +314,17 @@ class Doctor:
             default=timedelta(0),
         )
         method = self._config.vault.auth.method.value
-        if ends_at is None:
-            return ok("vault login", f"by {method}; the token does not end, or may not look itself up")
-        left = ends_at - self._clock.now()
-        if left < longest:
+        now = self._clock.now()
+        too_early = vault.token_ends_before(now + longest)
+        if too_early is not None:
             return failed(
                 "vault login",
-                f"by {method}; the token ends in {left}, and issuing one key may take {longest}",
+                f"by {method}; the token ends in {too_early - now}, and issuing one key may take {longest}",
                 "let tokens live longer, or shorten verify_timeout and publish_timeout",
             )
+        ends_at = vault.token_ends_at()
+        if ends_at is None:
+            return ok("vault login", f"by {method}; the token does not end, or may not look itself up")
         return ok("vault login", f"by {method}; the token ends at {ends_at:%Y-%m-%dT%H:%M:%SZ} unless it is renewed")
 
     def _places(self, vault: KvVault) -> Iterator[Check]:

@@ -111,7 +111,7 @@ class Issuer:
         done_by = self.clock.now() + longest
         for name, ends_at in (
             ("the AWS credentials", self.cloud.sts.credentials_expire_at(principal.account_id)),
-            ("the Vault token", self.vault.token_ends_at()),
+            ("the Vault token", self.vault.token_ends_before(done_by)),
         ):
             if ends_at is not None and ends_at < done_by:
                 raise PreconditionError(
