@@ -115,9 +115,10 @@ _CAUSES = (
 
 
 def _prepared() -> Any:
-    import apprise
-
+    # Before the import, which logs as well.
     logger = logging.getLogger("apprise")
     logger.handlers, logger.propagate = [_Causes()], False
     logger.setLevel(logging.DEBUG)
+    import apprise
+
     return apprise.Apprise(asset=apprise.AppriseAsset(app_id="rekeyd", app_desc="rekeyd alarms", async_mode=False))
