@@ -708,6 +708,9 @@ class Journal(Protocol):
 
     def last_mark(self) -> Mark | None: ...
 
+    def refuse_requests(self, *, reason: Reason, at: datetime) -> None:
+        """Answer every open request `refused`: an old copy of the journal does not know which of them were served."""
+
     def restart_all_clocks(self, *, reason: str, at: datetime) -> None:
         """No clock of any user counts from before `at` (the journal was lost or restored)."""
 

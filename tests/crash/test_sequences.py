@@ -542,6 +542,32 @@ def test_an_old_journal_is_restored_at_any_moment(tmp_path: Path, days: int) -> 
     live_on(rig)
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["not begun in the copy", "begun in the copy"])
+def test_an_emergency_of_an_old_copy_is_not_served_twice(tmp_path: Path, begun: bool) -> None:
+    """Found by a simulated year, seed 6: the second one would end the quarantine that the first one's key is in."""
+    rig = _on_file(tmp_path)
+    rig.world.user(ACCOUNT, USER, age=10 * DAY)
+    (old,) = key_ids(rig)
+    wish = rig.journal.ask(ACCOUNT, USER, asked(emergency=True, at=rig.world.clock.now()))
+    if begun:
+        crash_after(rig, "vault.publish")
+    _copy(tmp_path / "journal.db", tmp_path / "backup.db")
+    for _ in range(10):
+        rig.world.clock.advance(MINUTE)
+        rig.work(USER)
+    new = rig.world.held_id(ACCOUNT, USER)
+    assert rig.world.key(old).status is KeyStatus.INACTIVE
+    restored_at = rig.world.clock.now()
+    _restore(rig, tmp_path)
+    rig.work(USER)
+    request = rig.journal.request(wish)
+    assert (request.answer, request.reason) == ("refused", Reason.JOURNAL_RESTORED)
+    live_on(rig)
+    assert rig.world.key(old).deleted
+    assert rig.world.clock.now() - restored_at >= 7 * DAY
+    assert key_ids(rig) == [new]
+
+
 def test_two_deployments_with_one_mark_do_not_work_against_each_other() -> None:
     first = Rig(policy())
     old, new = overlap(first)

@@ -9,11 +9,12 @@ import pytest
 from rekeyd.adapters.journal import SqlJournal, open_journal
 from rekeyd.core.model import RetireWhy
 from rekeyd.core.reasons import Reason
-from rekeyd.errors import ConflictError, Error, JournalError, StateError, StoppingError, TemporaryError
+from rekeyd.core.state import State
+from rekeyd.errors import ConflictError, Error, JournalError, PostponedError, StateError, StoppingError, TemporaryError
 from rekeyd.fleet.mark import MarkKeeper
 from rekeyd.ports import Mark
 from tests.conftest import LogLines
-from tests.rig import ACCOUNT, DAY, Rig, policy
+from tests.rig import ACCOUNT, DAY, Rig, asked, policy
 from tests.unit.journal_stand import CI, OLD, anchor
 from tests.world import Fault, World
 
@@ -51,6 +52,16 @@ class Stand:
 
     def writes(self) -> int:
         return self.world.counts["vault.write_mark"]
+
+    def ask(self, user_name: str) -> int:
+        return self.journal.ask(ACCOUNT, user_name, asked(emergency=True, at=self.world.clock.now()))
+
+
+def restarted(it: Stand) -> None:
+    """The retirement that asked was decided on clocks that count no more."""
+    with pytest.raises(PostponedError) as postponed:
+        it.keeper.confirm()
+    assert (postponed.value.reason, postponed.value.until) == (Reason.JOURNAL_RESTORED, it.world.clock.now())
 
 
 def stand(*, enabled: bool = True) -> Stand:
@@ -120,7 +131,7 @@ def test_other_events_raise_it_only_at_the_refresh(marked: Stand) -> None:
 
 def test_a_mark_that_went_missing_restarts_every_clock(marked: Stand, log_lines: LogLines) -> None:
     marked.world.vault.mark = None
-    marked.keeper.confirm()
+    restarted(marked)
     assert marked.started_at() == marked.world.clock.now()
     assert marked.mark.version == 1
     assert [line["level"] for line in log_lines() if line["event"] == "journal.restored"] == ["critical"]
@@ -131,9 +142,45 @@ def test_a_mark_that_went_missing_restarts_every_clock(marked: Stand, log_lines:
 @pytest.mark.parametrize("other", [{"seq": 1_000_000}, {"event_hash": "0" * 64}], ids=["later event", "other event"])
 def test_a_journal_without_the_marked_event_is_an_old_copy(marked: Stand, other: dict[str, object]) -> None:
     marked.change(**other)
-    marked.keeper.confirm()
+    restarted(marked)
     assert marked.started_at() == marked.world.clock.now()
     assert marked.journal.contains(marked.mark.seq, marked.mark.event_hash)
+    marked.keeper.confirm()
+
+
+def test_a_start_of_a_pass_restarts_them_and_goes_on(marked: Stand) -> None:
+    marked.change(seq=1_000_000)
+    assert marked.keeper.problem() is None
+    assert marked.started_at() == marked.world.clock.now()
+    marked.keeper.confirm()
+
+
+def test_a_raised_mark_leaves_a_restart_to_the_next_pass(marked: Stand) -> None:
+    """The wish that is being served may be one that the restart refuses."""
+    marked.change(seq=1_000_000)
+    before = marked.mark
+    marked.start_clock()
+    marked.keeper.raise_()
+    assert marked.mark == before
+    restarted(marked)
+
+
+def test_an_old_copys_open_requests_are_refused_with_its_clocks(marked: Stand) -> None:
+    wishes = [marked.ask(name) for name in ("ci", "web")]
+    answered = marked.ask("db")
+    assert marked.journal.withdraw(answered, at=marked.world.clock.now())
+    marked.change(seq=1_000_000)
+    restarted(marked)
+    found = [marked.journal.request(wish) for wish in wishes]
+    assert {(request.answer, request.reason) for request in found} == {("refused", Reason.JOURNAL_RESTORED)}
+    assert marked.journal.request(answered).answer == "withdrawn"
+
+
+def test_a_new_journals_requests_are_its_own(it: Stand) -> None:
+    wish = it.ask("ci")
+    it.world.vault.mark = Mark(version=7, instance="test", incarnation="lost", seq=9, event_hash="x")
+    restarted(it)
+    assert it.journal.request(wish).answer is None
 
 
 # --- it is another's --------------------------------------------------------------------------------------------------
@@ -143,7 +190,7 @@ def test_a_new_journal_takes_over_the_mark_of_the_lost_one_once(it: Stand) -> No
     it.start_clock()
     it.world.vault.mark = Mark(version=7, instance="test", incarnation="lost", seq=9, event_hash="x")
     it.world.clock.advance(DAY)
-    it.keeper.confirm()
+    restarted(it)
     assert it.started_at() == it.world.clock.now()
     assert (it.mark.version, it.mark.incarnation) == (8, it.journal.head().incarnation)
 
@@ -258,6 +305,26 @@ def test_without_its_mark_nothing_is_retired_and_rotations_go_on() -> None:
     rig.settle("ci")
     assert rig.world.key(old.id).deleted
     rig.world.check_promises()
+
+
+def test_a_deletion_decided_on_the_clocks_of_an_old_copy_is_given_up() -> None:
+    """The mark could not be read when the pass began, and can when the key is to go."""
+    rig = Rig(policy(overlap=DAY, quarantine=DAY))
+    rig.world.user(ACCOUNT, "ci", age=100 * DAY)
+    (old,) = rig.world.keys(ACCOUNT, "ci")
+    rig.settle("ci", until=lambda w: w.outcome is not None and w.outcome.state == State.QUARANTINE)
+    rig.world.clock.advance(2 * DAY)
+    assert rig.world.vault.mark is not None
+    rig.world.vault.mark = replace(rig.world.vault.mark, seq=1_000_000)
+    rig.world.fault("vault.read_mark", error=TemporaryError("sealed"))
+    worked = rig.look("ci")
+    assert worked.outcome is not None
+    assert worked.outcome.rest.reason is Reason.JOURNAL_RESTORED
+    assert not rig.world.key(old.id).deleted
+    restarted_at = rig.world.clock.now()
+    rig.settle("ci")
+    assert rig.world.key(old.id).deleted
+    assert rig.world.clock.now() - restarted_at >= DAY
 
 
 def test_another_deployments_mark_stops_everything() -> None:

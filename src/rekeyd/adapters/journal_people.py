@@ -58,6 +58,11 @@ class PeoplePart(JournalPart):
             if row.answer is None:
                 self._answer(conn, row, answer, reason=reason, actor="daemon", at=at)
 
+    def refuse_requests(self, *, reason: Reason, at: datetime) -> None:
+        with self._store.write() as conn:
+            for row in conn.execute(_requests(of_account=False, open_only=True)).all():
+                self._answer(conn, row, "refused", reason=reason, actor="daemon", at=at)
+
     def withdraw(self, request_id: int, *, at: datetime) -> bool:
         with self._store.write() as conn:
             row = self._request_row(conn, request_id)

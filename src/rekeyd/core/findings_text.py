@@ -315,5 +315,6 @@ _REFUSAL_REMEDIES = {
         "give each deployment its own journal.instance; if an older journal was restored over a newer one, "
         "delete the secret at vault.state_path with its metadata: all clocks then start again"
     ),
+    Reason.JOURNAL_RESTORED: "ask again for what is still wanted: {principal} is looked at as it stands now",
     Reason.MARK_NOT_WRITABLE: "allow rekeyd to write vault.state_path; compare with: rekeyd policy vault",
 }

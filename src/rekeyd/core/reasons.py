@@ -93,6 +93,7 @@ class Reason(StrEnum):
     RATE_LIMITED = "rate_limited"
     MARK_OF_ANOTHER_INSTANCE = "mark_of_another_instance"
     MARK_NOT_WRITABLE = "mark_not_writable"
+    JOURNAL_RESTORED = "journal_restored"
 
     @property
     def sentence(self) -> str:
@@ -182,6 +183,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.RATE_LIMITED: "the hourly limit of rotations is reached",
     Reason.MARK_OF_ANOTHER_INSTANCE: "another deployment uses the same instance name in Vault",
     Reason.MARK_NOT_WRITABLE: "the journal's high-water mark cannot be kept in Vault",
+    Reason.JOURNAL_RESTORED: "the journal was lost or restored from an old copy: its clocks and requests count no more",
 }
 
 _SEVERITIES: dict[Reason, Severity] = {
@@ -221,4 +223,5 @@ _SEVERITIES: dict[Reason, Severity] = {
     Reason.RATE_LIMITED: Severity.LOW,
     Reason.MARK_OF_ANOTHER_INSTANCE: Severity.HIGH,
     Reason.MARK_NOT_WRITABLE: Severity.HIGH,
+    Reason.JOURNAL_RESTORED: Severity.HIGH,
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from rekeyd.core.events import Event
 from rekeyd.core.reasons import Reason
-from rekeyd.errors import ConflictError, Error, StateError, StoppingError
+from rekeyd.errors import ConflictError, Error, PostponedError, StateError, StoppingError
 from rekeyd.logs import get_logger
 from rekeyd.ports import Clock, Journal, Mark, Vault
 
@@ -33,7 +33,8 @@ class MarkKeeper:
         if not self.enabled:
             return None
         try:
-            self.confirm()
+            with self._lock:
+                self._confirm()
         except StateError:
             return Reason.MARK_OF_ANOTHER_INSTANCE
         except StoppingError:
@@ -43,18 +44,29 @@ class MarkKeeper:
         return None
 
     def confirm(self) -> None:
-        """Before a retirement goes on. StateError: another deployment's mark. Other errors: it cannot be told now."""
+        """Before a retirement goes on.
+
+        StateError: another deployment's mark. PostponedError: the clocks were restarted, so the retirement was decided
+        on what counts no more. Other errors: it cannot be told now.
+        """
         with self._lock:
-            self._confirm()
+            restarted = self._confirm()
+        if restarted:
+            raise PostponedError(Reason.JOURNAL_RESTORED, self.clock.now())
 
     def raise_(self) -> None:
-        """After a clock was started or voided. A failure is only logged: `confirm` comes before the clock is used."""
+        """After a clock was started or voided. A failure is only logged: `confirm` comes before the clock is used.
+
+        It restarts nothing: the wish that is being served might be one that a restart refuses.
+        """
         if not self.enabled:
             return
         try:
             with self._lock:
                 if self.journal.clock_event_since_mark():
-                    self._confirm()
+                    mark = self.vault.read_mark()
+                    if self._why_restart(mark) is None:
+                        self._write(mark.version)
         except StoppingError:
             return
         except Error as error:
@@ -73,32 +85,44 @@ class MarkKeeper:
             if mark is not None and mark.seq < self.journal.head().seq:
                 self._write(self.vault.read_mark().version)
 
-    def _confirm(self) -> None:
+    def _confirm(self) -> bool:
+        """Whether the clocks were restarted."""
+        restarted = False
         for _ in range(2):  # a second look after somebody else wrote it in between
-            mark, head = self.vault.read_mark(), self.journal.head()
-            if mark.version == 0:
-                if self.journal.last_mark() is not None:
-                    self._restart("the high-water mark is gone from Vault")
-            elif mark.instance != self.journal.instance or mark.incarnation != head.incarnation:
-                if mark.instance != self.journal.instance or self.journal.last_mark() is not None:
-                    raise StateError(
-                        f'the high-water mark of instance "{self.journal.instance}" was written by another journal',
-                        hint="give each deployment its own journal.instance; if an older journal was restored over a "
-                        "newer one, delete the secret at vault.state_path with its metadata",
-                    )
-                self._restart("the journal is new and Vault has a mark of an earlier one")
-            elif not self.journal.contains(mark.seq, mark.event_hash):
-                self._restart("the journal does not contain the event that its mark names: an old copy was restored")
-            elif not self.journal.clock_event_since_mark():
-                return
+            mark = self.vault.read_mark()
+            if why := self._why_restart(mark):
+                self._restart(mark, why)
+                restarted = True
+            elif mark.version > 0 and not self.journal.clock_event_since_mark():
+                return restarted
             try:
                 self._write(mark.version)
             except ConflictError:
                 continue
-            return
+            return restarted
         raise ConflictError("the high-water mark was written by somebody else twice in a row")
 
-    def _restart(self, why: str) -> None:
+    def _why_restart(self, mark: Mark) -> str | None:
+        """None: the mark proves this journal, or neither has seen the other yet."""
+        if mark.version == 0:
+            return None if self.journal.last_mark() is None else "the high-water mark is gone from Vault"
+        if mark.instance != self.journal.instance or mark.incarnation != self.journal.head().incarnation:
+            if mark.instance != self.journal.instance or self.journal.last_mark() is not None:
+                raise StateError(
+                    f'the high-water mark of instance "{self.journal.instance}" was written by another journal',
+                    hint="give each deployment its own journal.instance; if an older journal was restored over a "
+                    "newer one, delete the secret at vault.state_path with its metadata",
+                )
+            return "the journal is new and Vault has a mark of an earlier one"
+        if not self.journal.contains(mark.seq, mark.event_hash):
+            return "the journal does not contain the event that its mark names: an old copy was restored"
+        return None
+
+    def _restart(self, mark: Mark, why: str) -> None:
+        if mark.version == 0 or mark.incarnation == self.journal.head().incarnation:
+            # It may be an old copy, and its requests may have been served: an emergency that is served twice ends
+            # the quarantine of the key that the first one replaced. A new journal has only requests of its own.
+            self.journal.refuse_requests(reason=Reason.JOURNAL_RESTORED, at=self.clock.now())
         self.journal.restart_all_clocks(reason=why, at=self.clock.now())
         log.critical(Event.JOURNAL_RESTORED, reason=why)
 

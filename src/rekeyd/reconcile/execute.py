@@ -228,7 +228,7 @@ class Executor:
         """No retirement on the word of a journal that cannot be shown to be neither lost nor old."""
         try:
             self.confirm_mark()
-        except (StoppingError, JournalError):
+        except (StoppingError, JournalError, PostponedError):
             raise
         except StateError as error:
             raise PostponedError(Reason.MARK_OF_ANOTHER_INSTANCE, None) from error
