@@ -378,7 +378,10 @@ class AccountJournal(Protocol):
     def create_unknown(self, principal: Principal, rotation_id: RotationId, *, detail: str, at: datetime) -> None:
         """The answer was lost; the state stays CREATING and the intent stays unresolved."""
 
-    def publish_intended(self, principal: Principal, rotation_id: RotationId, *, cas: int, at: datetime) -> None: ...
+    def publish_intended(
+        self, principal: Principal, rotation_id: RotationId, *, cas: int, at: datetime, proven_in: Sequence[str] = ()
+    ) -> None:
+        """`at`: when the pair was accepted in the last Region of `proven_in`, which is for the audit trail alone."""
 
     def published(
         self,
@@ -391,7 +394,9 @@ class AccountJournal(Protocol):
         version_created_at: datetime,
         at: datetime,
     ) -> None:
-        """Starts the retirement of the rotation's old key (ROLLED_BACK for a rollback, else OVERLAP), ends the
+        """`at`: when the pair that was read back from Vault was accepted.
+
+        Starts the retirement of the rotation's old key (ROLLED_BACK for a rollback, else OVERLAP), ends the
         retirement of the published key, fulfils a pending request of this user, resets `held_dead_since`; a
         rollback sets `restored_key_id`, any other kind clears it."""
 
@@ -494,7 +499,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrincipalStatus:
-    """What the last look at a principal came to; what `status` and the status page show."""
+    """What the last look at a principal came to; what `status` and the API show."""
 
     account_id: AccountId
     user_name: str

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import sqlalchemy as sa
@@ -13,21 +15,29 @@ from rekeyd import logs
 from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.journal import open_journal
 from rekeyd.cli.main import ended_with
-from rekeyd.core.model import AccessKeyId
+from rekeyd.core.model import AccessKeyId, RotationId
+from rekeyd.core.state import State
 from rekeyd.fleet.ages import ages
-from rekeyd.fleet.evidence import COLUMNS, evidence, rows
+from rekeyd.fleet.documents import time_text
+from rekeyd.fleet.evidence import COLUMNS, evidence, rotations, rows
 from rekeyd.ports import JournalEvent
-from tests.rig import ACCOUNT, DAY, Rig, policy
+from tests.rig import ACCOUNT, DAY, Rig, asked, policy
 from tests.secret_registry import write_secret
+from tests.world import REGION, Crash
 
 
 @pytest.fixture(scope="module")
 def rig() -> Rig:
     # Made before the first test has a stream of its own; the one of an earlier module's test may be closed.
     logs.configure(style="json", level="critical", stream=io.StringIO(), strict=True)
-    rig = Rig(policy())
-    rig.world.user(ACCOUNT, "ci", age=100 * DAY)
+    rig = due()
     rig.settle("ci", span=60 * DAY)
+    return rig
+
+
+def due(*, journal_points: bool = False) -> Rig:
+    rig = Rig(policy(), journal_points=journal_points)
+    rig.world.user(ACCOUNT, "ci", age=100 * DAY)
     return rig
 
 
@@ -35,14 +45,85 @@ def test_a_rotation_shows_its_proofs_and_the_end_of_the_old_key(rig: Rig) -> Non
     document = evidence(rig.journal, rig.world.clock, since=None)
     assert document["chain"]["broken_at"] is None
     (rotation,) = document["rotations"]
-    steps = ["opened_at", "created_at", "published_at", "old_key_deactivated_at", "old_key_deleted_at"]
-    times = [rotation[name] for name in steps]
-    assert None not in times
-    assert times == sorted(times)
-    assert rotation["proven_at"] is not None
+    in_order(rotation, "opened_at", "created_at", "proven_at", "published_at", *ENDS, "closed_at")
+    assert rotation["proven_in"] == REGION
     assert rotation["old_key_id"] != rotation["new_key_id"]
     assert rotation["new_key_id"] == rig.world.held_id(ACCOUNT, "ci")
     assert document["principals"][0]["user_name"] == "ci"
+
+
+ENDS = ("old_key_deactivated_at", "old_key_deleted_at")
+
+
+def in_order(rotation: dict[str, Any], *steps: str) -> None:
+    times = [rotation[name] for name in steps]
+    assert None not in times
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("dies_at", ["vault.publish", "journal.published", "journal.publish_intended"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_process_that_died_at_publishing_leaves_the_proofs_of_the_key_that_was_published(
+    dies_at: str, when: Literal["before", "after"]
+) -> None:
+    rig = due(journal_points=True)
+    dying = rig.world.fault(dies_at, error=Crash(), when=when)
+    rig.settle("ci", crashes=True, span=60 * DAY)
+    assert dying.hits == 1
+    begun = evidence(rig.journal, rig.world.clock, since=None)["rotations"]
+    in_order(begun[-1], "opened_at", "created_at", "proven_at", "published_at", *ENDS)
+    assert begun[-1]["new_key_id"] == rig.world.held_id(ACCOUNT, "ci")
+    assert [each["published_at"] for each in begun[:-1]] == [None] * (len(begun) - 1)
+
+
+def test_a_key_that_was_never_honoured_has_no_proof() -> None:
+    made = AccessKeyId("NEW")
+    first = event("rotation.opened", "OLD", 0, rotation="r")
+    tried = [event("key.created", "LOST", 1, rotation="r"), event("key.publish_intended", "LOST", 2, rotation="r")]
+    again = event("key.created", made, 3, rotation="r")
+    (rotation,) = rotations([first, *tried, again])
+    assert (rotation["new_key_id"], rotation["proven_at"]) == (made, None)
+
+
+def test_a_rollback_shows_the_proof_of_the_key_that_it_returned_to() -> None:
+    rig = due()
+    rig.settle("ci", until=lambda worked: worked.outcome is not None and worked.outcome.state == State.QUARANTINE)
+    rig.serve("ci", asked(rollback=True))
+    rig.settle("ci", span=60 * DAY)
+    first, back = evidence(rig.journal, rig.world.clock, since=None)["rotations"]
+    assert (back["old_key_id"], back["new_key_id"]) == (first["new_key_id"], first["old_key_id"])
+    in_order(back, "opened_at", "proven_at", "published_at", *ENDS, "closed_at")
+    assert first["old_key_deactivated_at"] is None, "it was brought back"
+
+
+OLD_KEY_ENDS: dict[str, tuple[list[tuple[str, dict[str, str | int | None]]], tuple[int | None, int | None]]] = {
+    "by rekeyd": ([("key.deactivated", {}), ("key.deleted", {})], (1, 2)),
+    "by another hand": ([("quarantine.started", {}), ("retirement.ended", {})], (1, 2)),
+    "by calls whose answers were lost": (
+        [
+            ("key.change_settled", {"verb": "deactivate", "happened": 1}),
+            ("key.change_settled", {"verb": "delete", "happened": 1}),
+        ],
+        (1, 2),
+    ),
+    "not by calls that never arrived": (
+        [
+            ("key.change_settled", {"verb": "deactivate", "happened": 0}),
+            ("key.change_settled", {"verb": "delete", "happened": 0}),
+        ],
+        (None, None),
+    ),
+    "not while somebody reactivated it": ([("key.deactivated", {}), ("quarantine.voided", {})], (None, None)),
+}
+
+
+@pytest.mark.parametrize("how", OLD_KEY_ENDS)
+def test_the_end_of_an_old_key_is_told_whoever_ended_it(how: str) -> None:
+    steps, (off, gone) = OLD_KEY_ENDS[how]
+    ends = [replace(event(name, "OLD", day), detail=detail) for day, (name, detail) in enumerate(steps, start=1)]
+    (rotation,) = rotations([event("rotation.opened", "OLD", 0, rotation="r"), *ends])
+    expected = [None if day is None else time_text(NOW + day * DAY) for day in (off, gone)]
+    assert [rotation[name] for name in ENDS] == expected
 
 
 def test_what_is_older_than_asked_for_is_left_out(rig: Rig) -> None:
@@ -97,14 +178,16 @@ def test_the_row_of_an_age_has_the_hash_of_its_event(rig: Rig) -> None:
     assert [hashes[row["hash"]] for row in rows_[:-1]] == [row["event"] for row in rows_[:-1]]
 
 
-def event(name: str, key: str, day: int, *, user: str = "ci", **detail: str | int | None) -> JournalEvent:
+def event(
+    name: str, key: str, day: int, *, user: str = "ci", rotation: str | None = None, **detail: str | int | None
+) -> JournalEvent:
     return JournalEvent(
         seq=day,
         at=NOW + day * DAY,
         actor="daemon",
         account_id=ACCOUNT,
         user_name=user,
-        rotation_id=None,
+        rotation_id=None if rotation is None else RotationId(rotation),
         event=name,
         access_key_id=AccessKeyId(key),
         reason=None,

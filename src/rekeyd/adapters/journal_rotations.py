@@ -5,6 +5,7 @@ and then nothing may go on.
 """
 
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -179,7 +180,9 @@ class RotationSteps(LeasedJournal):
                 conn, Recorded.KEY_LOST_ANSWER, principal, at=at, rotation_id=rotation_id, detail={"error": detail}
             )
 
-    def publish_intended(self, principal: Principal, rotation_id: RotationId, *, cas: int, at: datetime) -> None:
+    def publish_intended(
+        self, principal: Principal, rotation_id: RotationId, *, cas: int, at: datetime, proven_in: Sequence[str] = ()
+    ) -> None:
         with self._owned() as conn:
             row = self._rotation(
                 conn, principal, rotation_id, IssueState.OPENED, IssueState.CREATED, IssueState.PUBLISHING
@@ -195,7 +198,7 @@ class RotationSteps(LeasedJournal):
                 at=at,
                 rotation_id=rotation_id,
                 access_key_id=row.new_key_id,
-                detail={"cas": cas},
+                detail={"cas": cas, "proven_in": ",".join(proven_in)},
             )
 
     def published(

@@ -3,7 +3,9 @@
     evidence(journal, clock, since) -> document      from the audit trail alone, after its chain was verified
 
 A rotation is complete evidence when it shows when the new key was proven and published, and when the old one stopped
-working. Times are those at which rekeyd wrote the step down; the hash of each event stands beside it.
+working. Times are those at which rekeyd wrote the step down: `proven_at`, when every Region of `proven_in` had accepted
+the new pair, before Vault had it; `published_at`, when the pair that was read back from Vault had been accepted, too.
+Beside an event stands its hash, beside a rotation that of its newest step.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,12 +23,23 @@ _STEPS = {
     "rotation.opened": "opened_at",
     "rollback.opened": "opened_at",
     "key.created": "created_at",
-    "key.proven": "proven_at",
+    # Written as soon as every Region had accepted the pair, and before it is sent to Vault.
+    "key.publish_intended": "proven_at",
     "key.published": "published_at",
     "rotation.closed": "closed_at",
     "rollback.closed": "closed_at",
 }
-_RETIREMENT = {"key.deactivated": "old_key_deactivated_at", "key.deleted": "old_key_deleted_at"}
+_OPENED = frozenset({"rotation.opened", "rollback.opened"})
+_OLD_KEY_OFF, _OLD_KEY_GONE = "old_key_deactivated_at", "old_key_deleted_at"
+# Those of its old key are told of the key, whoever took them.
+_ENDS = {
+    "key.deactivated": _OLD_KEY_OFF,
+    "quarantine.started": _OLD_KEY_OFF,
+    "key.deleted": _OLD_KEY_GONE,
+    "retirement.ended": _OLD_KEY_GONE,
+}
+_SETTLED = {"deactivate": "key.deactivated", "reactivate": "key.reactivated", "delete": "key.deleted"}
+_RETURNS = frozenset({"key.reactivated", "quarantine.voided"})
 _ALARMS = frozenset({"alarm.raised", "alarm.acknowledged", "alarm.resolved", "exposure.told", "exposure.ended"})
 _REFUSALS = frozenset({"principal.failed", "principal.refused", "key.not_created", "key.change_failed"})
 _PEOPLE = frozenset(
@@ -67,7 +80,7 @@ def evidence(journal: Journal, clock: Clock, *, since: datetime | None) -> dict[
         },
         "principals": [principal_entry(status, now) for status in journal.statuses()],
         "ages": ages(everything, since=since, now=now),
-        "rotations": _rotations(events),
+        "rotations": rotations(events),
         "refusals": [_entry(event) for event in events if event.event in _REFUSALS],
         "alarms": [_entry(event) for event in events if event.event in _ALARMS],
         "people": [_entry(event) for event in events if event.event in _PEOPLE],
@@ -103,44 +116,29 @@ def chain_text(chain: Mapping[str, Any]) -> str:
 COLUMNS = (
     *("kind", "at", "event", "account_id", "user_name", "actor", "reason", "access_key_id", "detail", "rotation_id"),
     *("age_days", "age_days_before", "age_is"),
-    *("old_key_id", "new_key_id", "opened_at", "created_at", "proven_at", "published_at"),
+    *("old_key_id", "new_key_id", "opened_at", "created_at", "proven_at", "proven_in", "published_at"),
     *("old_key_deactivated_at", "old_key_deleted_at", "closed_at", "hash"),
 )
 
 
-def _rotations(events: Iterable[JournalEvent]) -> list[dict[str, Any]]:
+def rotations(events: Iterable[JournalEvent]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    by_old: dict[tuple[str | None, str | None], dict[str, Any]] = {}
+    retiring: dict[tuple[str | None, str], dict[str, Any]] = {}
+    """The newest rotation that each key was the old key of."""
     for event in events:
-        rotation = found.get(event.rotation_id) if event.rotation_id is not None else None
-        if rotation is None and event.rotation_id is not None:
-            rotation = found[event.rotation_id] = _new(event)
-        if rotation is not None and event.event in _STEPS:
-            rotation[_STEPS[event.event]] = time_text(event.at)
-            rotation["hash"] = event.hash
-            if event.event == "key.created":
-                rotation["new_key_id"] = event.access_key_id
-            if event.event.endswith(".opened"):
-                rotation["reason"] = None if event.reason is None else event.reason.value
-                old = event.detail.get("old_key_id") or event.access_key_id
-                rotation["old_key_id"] = old
-                by_old[event.account_id, str(old)] = rotation
-        elif event.event == "key.proven":
-            # A proof is told of the user: the first one after the rotation began is that of its new pair.
-            for each in found.values():
-                same = (each["account_id"], each["user_name"]) == (event.account_id, event.user_name)
-                if same and each["new_key_id"] is not None and each["proven_at"] is None:
-                    each["proven_at"] = time_text(event.at)
-        elif event.event in _RETIREMENT:
-            # The old key's end is told of the key, not of the rotation.
-            retired = by_old.get((event.account_id, event.access_key_id))
+        if event.rotation_id is not None:
+            rotation = found.setdefault(event.rotation_id, _new(event))
+            _add_step(rotation, event)
+            if event.event in _OPENED and event.access_key_id is not None:
+                retiring[event.account_id, event.access_key_id] = rotation
+        elif event.access_key_id is not None:
+            retired = retiring.get((event.account_id, event.access_key_id))
             if retired is not None:
-                retired[_RETIREMENT[event.event]] = time_text(event.at)
+                _add_end(retired, event)
     return list(found.values())
 
 
 def _new(event: JournalEvent) -> dict[str, Any]:
-    times = dict.fromkeys((*_STEPS.values(), *_RETIREMENT.values()))
     return {
         "rotation_id": event.rotation_id,
         "account_id": event.account_id,
@@ -149,9 +147,45 @@ def _new(event: JournalEvent) -> dict[str, Any]:
         "reason": None,
         "old_key_id": None,
         "new_key_id": None,
-        **times,
+        "proven_in": None,
+        **dict.fromkeys((*_STEPS.values(), *_ENDS.values())),
         "hash": event.hash,
     }
+
+
+def _add_step(rotation: dict[str, Any], event: JournalEvent) -> None:
+    name = event.event
+    if name not in _STEPS:
+        return
+    if name in _OPENED:
+        rotation["reason"] = None if event.reason is None else event.reason.value
+        rotation["old_key_id"] = event.access_key_id
+        rotation["new_key_id"] = event.detail.get("target")
+    elif name == "key.created" and event.access_key_id != rotation["new_key_id"]:
+        # What was proven before was another key, whose publication failed.
+        rotation |= {"new_key_id": event.access_key_id, "proven_at": None, "proven_in": None}
+    elif name == "key.publish_intended":
+        if rotation["new_key_id"] not in (None, event.access_key_id):
+            return
+        rotation["proven_in"] = event.detail.get("proven_in")
+    elif name == "key.published":
+        rotation["new_key_id"] = event.access_key_id
+    rotation[_STEPS[name]] = time_text(event.at)
+    rotation["hash"] = event.hash
+
+
+def _add_end(rotation: dict[str, Any], event: JournalEvent) -> None:
+    """A step of the rotation's old key. One whose answer was lost counts once it was settled that it happened."""
+    name = event.event
+    if name == "key.change_settled" and event.detail.get("happened"):
+        name = _SETTLED[str(event.detail["verb"])]
+    if name in _ENDS:
+        rotation[_ENDS[name]] = time_text(event.at)
+    elif name in _RETURNS:
+        rotation[_OLD_KEY_OFF] = None
+    else:
+        return
+    rotation["hash"] = event.hash
 
 
 def _entry(event: JournalEvent) -> dict[str, Any]:

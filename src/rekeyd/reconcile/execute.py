@@ -183,7 +183,7 @@ class Executor:
         cas = seen.vault_version
         if cas is None:
             raise TemporaryError(f"the Vault version of {seen.place.path} is not known")
-        journal.publish_intended(seen.principal, rotation.id, cas=cas, at=self.clock.now())
+        journal.publish_intended(seen.principal, rotation.id, cas=cas, at=self.clock.now(), proven_in=regions)
         self.vault.publish(
             seen.place,
             pair,

@@ -13,7 +13,7 @@ that it made; from the first write on, only what Vault shows decides (core/unfin
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -79,8 +79,8 @@ class Issuer:
         created = self._create(iam, journal, look, rotation, operation_id)
         rotation = replace(rotation, new_key_id=created.pair.access_key_id, cas=cas)
         try:
-            self._prove(iam, look, rotation, policy, created.pair)
-            journal.publish_intended(principal, rotation.id, cas=cas, at=self.clock.now())
+            regions = self._prove(iam, look, rotation, policy, created.pair)
+            journal.publish_intended(principal, rotation.id, cas=cas, at=self.clock.now(), proven_in=regions)
         except (JournalError, LeaseLostError):
             self._discard(iam, look, created.pair.access_key_id)
             raise
@@ -144,7 +144,8 @@ class Issuer:
         log.info(Event.KEY_CREATED, access_key_id=key_id, operation_id=operation_id)
         return created
 
-    def _prove(self, iam: Iam, look: Look, rotation: Rotation, policy: Policy, pair: Pair) -> None:
+    def _prove(self, iam: Iam, look: Look, rotation: Rotation, policy: Policy, pair: Pair) -> Sequence[str]:
+        """In which Regions. TemporaryError: not in all of them."""
         prover = Prover(sts=self.cloud.sts, clock=self.clock, region=self.rules.region)
         regions = prover.regions(policy, iam, rotation.old_key_id)
         result = prover.until_accepted(pair, look.seen.principal, policy, regions)
@@ -154,6 +155,7 @@ class Issuer:
                 f"{policy.verify_timeout} ({result}); it was removed and Vault was not touched"
             )
         log.info(Event.KEY_PROVEN, access_key_id=pair.access_key_id, regions=list(regions))
+        return regions
 
     def _publish(
         self, iam: Iam, journal: AccountJournal, look: Look, rotation: Rotation, policy: Policy, pair: Pair
