@@ -81,7 +81,7 @@ def test_a_key_that_was_never_honoured_has_no_proof() -> None:
     first = event("rotation.opened", "OLD", 0, rotation="r")
     tried = [event("key.created", "LOST", 1, rotation="r"), event("key.publish_intended", "LOST", 2, rotation="r")]
     again = event("key.created", made, 3, rotation="r")
-    (rotation,) = rotations([first, *tried, again])
+    (rotation,) = rotations([first, *tried, again], since=None)
     assert (rotation["new_key_id"], rotation["proven_at"]) == (made, None)
 
 
@@ -121,7 +121,7 @@ OLD_KEY_ENDS: dict[str, tuple[list[tuple[str, dict[str, str | int | None]]], tup
 def test_the_end_of_an_old_key_is_told_whoever_ended_it(how: str) -> None:
     steps, (off, gone) = OLD_KEY_ENDS[how]
     ends = [replace(event(name, "OLD", day), detail=detail) for day, (name, detail) in enumerate(steps, start=1)]
-    (rotation,) = rotations([event("rotation.opened", "OLD", 0, rotation="r"), *ends])
+    (rotation,) = rotations([event("rotation.opened", "OLD", 0, rotation="r"), *ends], since=None)
     expected = [None if day is None else time_text(NOW + day * DAY) for day in (off, gone)]
     assert [rotation[name] for name in ENDS] == expected
 
@@ -129,6 +129,19 @@ def test_the_end_of_an_old_key_is_told_whoever_ended_it(how: str) -> None:
 def test_what_is_older_than_asked_for_is_left_out(rig: Rig) -> None:
     document = evidence(rig.journal, rig.world.clock, since=rig.world.clock.now() + timedelta(seconds=1))
     assert document["rotations"] == []
+
+
+@pytest.mark.parametrize("last_step", ["key.deactivated", "rotation.closed"])
+def test_a_rotation_that_was_opened_before_the_day_asked_for_is_shown_whole(rig: Rig, last_step: str) -> None:
+    at = next(event.at for event in rig.journal.history() if event.event == last_step)
+    whole = evidence(rig.journal, rig.world.clock, since=None)["rotations"]
+    assert evidence(rig.journal, rig.world.clock, since=at)["rotations"] == whole
+
+
+def test_the_end_of_its_old_key_counts_as_a_step_of_a_rotation() -> None:
+    life = [event("rotation.opened", "OLD", 0, rotation="r"), event("key.deactivated", "OLD", 9)]
+    assert len(rotations(life, since=NOW + 9 * DAY)) == 1
+    assert rotations(life, since=NOW + 9 * DAY + timedelta(seconds=1)) == []
 
 
 def test_what_an_operator_did_to_sessions_and_how_the_journal_began_are_evidence(rig: Rig) -> None:

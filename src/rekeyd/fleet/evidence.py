@@ -80,7 +80,7 @@ def evidence(journal: Journal, clock: Clock, *, since: datetime | None) -> dict[
         },
         "principals": [principal_entry(status, now) for status in journal.statuses()],
         "ages": ages(everything, since=since, now=now),
-        "rotations": rotations(events),
+        "rotations": rotations(everything, since=since),
         "refusals": [_entry(event) for event in events if event.event in _REFUSALS],
         "alarms": [_entry(event) for event in events if event.event in _ALARMS],
         "people": [_entry(event) for event in events if event.event in _PEOPLE],
@@ -121,8 +121,10 @@ COLUMNS = (
 )
 
 
-def rotations(events: Iterable[JournalEvent]) -> list[dict[str, Any]]:
+def rotations(events: Iterable[JournalEvent], *, since: datetime | None) -> list[dict[str, Any]]:
+    """Those of which a step was taken since then, whole. `events`: all there are, also those before `since`."""
     found: dict[str, dict[str, Any]] = {}
+    wanted: set[str] = set()
     retiring: dict[tuple[str | None, str], dict[str, Any]] = {}
     """The newest rotation that each key was the old key of."""
     for event in events:
@@ -133,9 +135,14 @@ def rotations(events: Iterable[JournalEvent]) -> list[dict[str, Any]]:
                 retiring[event.account_id, event.access_key_id] = rotation
         elif event.access_key_id is not None:
             retired = retiring.get((event.account_id, event.access_key_id))
-            if retired is not None:
-                _add_end(retired, event)
-    return list(found.values())
+            if retired is None or not _add_end(retired, event):
+                continue
+            rotation = retired
+        else:
+            continue
+        if since is None or event.at >= since:
+            wanted.add(rotation["rotation_id"])
+    return [rotation for rotation_id, rotation in found.items() if rotation_id in wanted]
 
 
 def _new(event: JournalEvent) -> dict[str, Any]:
@@ -174,8 +181,8 @@ def _add_step(rotation: dict[str, Any], event: JournalEvent) -> None:
     rotation["hash"] = event.hash
 
 
-def _add_end(rotation: dict[str, Any], event: JournalEvent) -> None:
-    """A step of the rotation's old key. One whose answer was lost counts once it was settled that it happened."""
+def _add_end(rotation: dict[str, Any], event: JournalEvent) -> bool:
+    """Whether it is one. A call whose answer was lost counts once it was settled that it happened."""
     name = event.event
     if name == "key.change_settled" and event.detail.get("happened"):
         name = _SETTLED[str(event.detail["verb"])]
@@ -184,8 +191,9 @@ def _add_end(rotation: dict[str, Any], event: JournalEvent) -> None:
     elif name in _RETURNS:
         rotation[_OLD_KEY_OFF] = None
     else:
-        return
+        return False
     rotation["hash"] = event.hash
+    return True
 
 
 def _entry(event: JournalEvent) -> dict[str, Any]:
