@@ -15,9 +15,11 @@ from rekeyd import logs
 from rekeyd.adapters.clock import SystemClock
 from rekeyd.adapters.journal import open_journal
 from rekeyd.cli.main import ended_with
+from rekeyd.core.findings import FindingReason, found
 from rekeyd.core.model import AccessKeyId, RotationId
 from rekeyd.core.state import State
 from rekeyd.fleet.ages import ages
+from rekeyd.fleet.alarms import AlarmKeeper, Scope
 from rekeyd.fleet.documents import time_text
 from rekeyd.fleet.evidence import COLUMNS, evidence, rotations, rows
 from rekeyd.ports import JournalEvent
@@ -154,6 +156,37 @@ def test_what_an_operator_did_to_sessions_and_how_the_journal_began_are_evidence
     ]
     assert "journal.created" in [each["event"] for each in document["journal"]]
     assert "journal" in {row["kind"] for row in rows(document)}
+
+
+def test_an_alarm_is_evidence_from_its_beginning_to_its_end_with_who_knew_of_it() -> None:
+    rig = due()
+    keeper = AlarmKeeper(journal=rig.journal, clock=rig.world.clock, repeat_every=DAY)
+    root_key = found(FindingReason.ROOT_ACCESS_KEY, account_id=ACCOUNT)
+    until = rig.world.clock.now() + DAY
+    keeper.update(Scope.posture(ACCOUNT), [root_key])
+    keeper.acknowledge(root_key.fingerprint, until=until, by="user:ann", because="ticket 4711")
+    keeper.update(Scope.posture(ACCOUNT), [])
+    document = evidence(rig.journal, rig.world.clock, since=None)
+    assert [(each["event"], each["actor"], each["account_id"]) for each in document["alarms"]] == [
+        ("alarm.raised", "daemon", ACCOUNT),
+        ("alarm.acknowledged", "user:ann", ACCOUNT),
+        ("alarm.resolved", "daemon", ACCOUNT),
+    ]
+    assert {"reason=root_access_key", "severity=critical"} <= set(document["alarms"][0]["detail"].split(", "))
+    assert {"because=ticket 4711", f"until={until:%Y-%m-%dT%H:%M:%S.%fZ}"} <= set(
+        document["alarms"][1]["detail"].split(", ")
+    )
+    assert [row["event"] for row in rows(document) if row["kind"] == "alarm"] == [
+        each["event"] for each in document["alarms"]
+    ]
+
+
+def test_the_rows_name_every_user_as_it_is_now(rig: Rig) -> None:
+    now, held = rig.world.clock.now(), rig.world.held_id(ACCOUNT, "ci")
+    shown = [row for row in rows(evidence(rig.journal, rig.world.clock, since=now)) if row["kind"] == "principal"]
+    assert [(row["at"], row["user_name"], row["state"], row["access_key_id"], row["policy"]) for row in shown] == [
+        (time_text(now), "ci", "fresh", held, "default")
+    ]
 
 
 def test_every_row_fits_the_columns(rig: Rig) -> None:

@@ -89,7 +89,7 @@ def evidence(journal: Journal, clock: Clock, *, since: datetime | None) -> dict[
 
 
 def rows(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """The same, flat: one line an event or a rotation, for a spreadsheet; the first says whether the trail is whole."""
+    """The same, flat, for a spreadsheet: one line a user, rotation or event; the first is on the chain of the trail."""
     chain = document["chain"]
     yield {
         "kind": "chain",
@@ -98,6 +98,17 @@ def rows(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
         "detail": chain_text(chain),
         "hash": chain["head_hash"],
     }
+    for each in document["principals"]:
+        told = {name: each[name] for name in ("account_id", "user_name", "reason", "policy", "state", "age_days")}
+        yield {
+            "kind": "principal",
+            "at": document["as_of"],
+            "event": "now",
+            "access_key_id": each["held_access_key_id"],
+            "old_key_id": each["old_access_key_id"],
+            "detail": each["message"],
+            **told,
+        }
     for each in document["ages"]:
         yield {"kind": "age", **each}
     for each in document["rotations"]:
@@ -115,6 +126,7 @@ def chain_text(chain: Mapping[str, Any]) -> str:
 
 COLUMNS = (
     *("kind", "at", "event", "account_id", "user_name", "actor", "reason", "access_key_id", "detail", "rotation_id"),
+    *("policy", "state"),
     *("age_days", "age_days_before", "age_is"),
     *("old_key_id", "new_key_id", "opened_at", "created_at", "proven_at", "proven_in", "published_at"),
     *("old_key_deactivated_at", "old_key_deleted_at", "closed_at", "hash"),
