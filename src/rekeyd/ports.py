@@ -779,7 +779,8 @@ class Journal(Protocol):
         """False: too late, it was begun or answered."""
 
     # state for people, selection and metrics
-    def save_status(self, status: PrincipalStatus) -> None: ...
+    def save_status(self, status: PrincipalStatus, *, actor: str = "daemon") -> None:
+        """A refusal is audited once: when it begins, or when its reason or its keys change."""
 
     def drop_status(self, account_id: AccountId, user_ids: Sequence[UserId]) -> None: ...
 

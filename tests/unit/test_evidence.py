@@ -18,6 +18,7 @@ from rekeyd.cli.main import ended_with
 from rekeyd.core.findings import FindingReason, found
 from rekeyd.core.model import AccessKeyId, RotationId
 from rekeyd.core.state import State
+from rekeyd.errors import TemporaryError
 from rekeyd.fleet.ages import ages
 from rekeyd.fleet.alarms import AlarmKeeper, Scope
 from rekeyd.fleet.documents import time_text
@@ -156,6 +157,47 @@ def test_what_an_operator_did_to_sessions_and_how_the_journal_began_are_evidence
     ]
     assert "journal.created" in [each["event"] for each in document["journal"]]
     assert "journal" in {row["kind"] for row in rows(document)}
+
+
+def refusals(rig: Rig) -> list[tuple[str, str | None, str]]:
+    told = evidence(rig.journal, rig.world.clock, since=None)["refusals"]
+    return [(each["event"], each["reason"], each["actor"]) for each in told]
+
+
+def test_a_refused_user_and_a_refused_request_are_evidence_once() -> None:
+    rig = due()
+    stray = rig.world.operators.create_key(ACCOUNT, "ci").access_key_id
+    rig.world.clock.advance(timedelta(minutes=1))
+    for _ in range(3):
+        rig.look("ci")
+        rig.world.clock.advance(DAY)
+    rig.serve("ci", asked())
+    assert refusals(rig) == [
+        ("principal.refused", "stray_key", "daemon"),
+        ("request.served", "stray_key", "daemon"),
+    ]
+    told = evidence(rig.journal, rig.world.clock, since=None)["refusals"][0]
+    assert (told["user_name"], told["access_key_id"]) == ("ci", stray)
+    assert "a key exists that neither Vault nor the journal explains" in told["detail"]
+
+
+def test_a_retirement_on_hold_and_a_failed_step_are_evidence_and_the_hold_again_after_the_failure() -> None:
+    rig = due()
+    (old,) = rig.world.keys(ACCOUNT, "ci")
+    rig.look("ci")
+    rig.world.clock.advance(8 * DAY)
+    assert rig.world.use_key(old.id)
+    rig.world.clock.advance(timedelta(hours=1))
+    assert rig.look("ci").outcome is not None
+    with rig.world.fault("iam.list_access_keys", error=TemporaryError("no answer"), times=None):
+        rig.look("ci")
+    rig.world.clock.advance(timedelta(hours=1))
+    rig.look("ci")
+    assert refusals(rig) == [
+        ("principal.held", "still_used", "daemon"),
+        ("principal.failed", None, "daemon"),
+        ("principal.held", "still_used", "daemon"),
+    ]
 
 
 def test_an_alarm_is_evidence_from_its_beginning_to_its_end_with_who_knew_of_it() -> None:

@@ -144,6 +144,33 @@ def test_a_status_is_replaced_and_dropped(stand: Stand) -> None:
     assert stand.journal.statuses() == (newer,)
 
 
+REFUSED = {"state": "refused", "reason": Reason.STRAY_KEY}
+NEWS: dict[str, tuple[dict[str, object], bool]] = {
+    "the same refusal a day later": ({**REFUSED, "message": "8 days old"}, False),
+    "another reason": ({**REFUSED, "reason": Reason.BAD_PATH}, True),
+    "another key": ({**REFUSED, "old_access_key_id": NEW}, True),
+    "another held key": ({**REFUSED, "held_access_key_id": None}, True),
+    "a hold": ({"state": "on_hold", "reason": Reason.STILL_USED}, True),
+    "a failure, which is recorded elsewhere": ({"state": "refused", "reason": Reason.STEP_FAILED}, False),
+    "no refusal": ({}, False),
+}
+
+
+@pytest.mark.parametrize("case", NEWS)
+def test_a_refusal_is_recorded_when_it_is_another_than_before(stand: Stand, case: str) -> None:
+    changes, is_news = NEWS[case]
+    stand.journal.save_status(replace(status(stand), **REFUSED), actor="user:ann")  # type: ignore[arg-type]
+    before = stand.journal.head().seq
+    stand.clock.advance(DAY)
+    stand.journal.save_status(replace(status(stand), **changes))  # type: ignore[arg-type]
+    first, *second = [e for e in stand.journal.history() if e.event in ("principal.refused", "principal.held")]
+    assert (first.event, first.reason, first.actor) == ("principal.refused", Reason.STRAY_KEY, "user:ann")
+    assert (first.access_key_id, first.detail) == (OLD, {"message": "consumers have time"})
+    assert stand.journal.head().seq - before == len(second) == is_news
+    for each in second:
+        assert each.event == ("principal.held" if case == "a hold" else "principal.refused")
+
+
 def test_an_accounts_status_is_replaced(stand: Stand) -> None:
     seen = AccountStatus(
         account_id=ACCOUNT,

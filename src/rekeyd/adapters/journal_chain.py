@@ -64,6 +64,8 @@ class Recorded(StrEnum):
     CLOCKS_RESTARTED = "clocks.restarted"
     HELD_KEY_DIED = "held_key.died"
     HELD_KEY_RECOVERED = "held_key.recovered"
+    PRINCIPAL_REFUSED = "principal.refused"
+    PRINCIPAL_HELD = "principal.held"
     PRINCIPAL_FAILED = "principal.failed"
     PRINCIPAL_RECOVERED = "principal.recovered"
     PRINCIPAL_FORGOTTEN = "principal.forgotten"

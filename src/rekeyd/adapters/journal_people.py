@@ -13,6 +13,7 @@ from rekeyd.adapters.journal_chain import JournalPart, Recorded, append_event
 from rekeyd.adapters.journal_known import INTENTS_KEPT, is_unresolved
 from rekeyd.core.model import AccountId, Asked, Place, UserId
 from rekeyd.core.reasons import Reason
+from rekeyd.core.state import State
 from rekeyd.errors import NotFoundError
 from rekeyd.ports import AccountStatus, ExposedKey, PrincipalStatus, Request
 
@@ -71,15 +72,16 @@ class PeoplePart(JournalPart):
             self._answer(conn, row, "withdrawn", reason=None, actor=row.asked_by, at=at)
             return True
 
-    def save_status(self, status: PrincipalStatus) -> None:
-        self.save_statuses((status,))
+    def save_status(self, status: PrincipalStatus, *, actor: str = "daemon") -> None:
+        self.save_statuses((status,), actor=actor)
 
-    def save_statuses(self, statuses: Sequence[PrincipalStatus]) -> None:
+    def save_statuses(self, statuses: Sequence[PrincipalStatus], *, actor: str = "daemon") -> None:
         """In one transaction: a drift look sees thousands of users."""
         with self._store.write() as conn:
             for status in statuses:
                 values = {name: getattr(status, name) for name in _STATUS}
                 keys = {name: values.pop(name) for name in ("account_id", "user_id")}
+                _record_refusal(conn, status, keys, actor=actor)
                 t.put(conn, t.principal_status, keys, {**values, "reason": status.reason.value})
 
     def drop_status(self, account_id: AccountId, user_ids: Sequence[UserId]) -> None:
@@ -181,6 +183,27 @@ class PeoplePart(JournalPart):
         )
 
 
+def _record_refusal(conn: sa.Connection, status: PrincipalStatus, keys: Mapping[str, object], *, actor: str) -> None:
+    """Before the status is saved: every look finds the same refusal again, and only a new one is news."""
+    # A step that failed is recorded where it failed.
+    if status.reason.severity is None or status.reason is Reason.STEP_FAILED:
+        return
+    before = conn.execute(t.select_of(t.principal_status, *keys), t.key_values(keys)).first()
+    if before is not None and all(getattr(before, name) == getattr(status, name) for name in _REFUSAL):
+        return
+    append_event(
+        conn,
+        Recorded.PRINCIPAL_HELD if status.state == State.ON_HOLD else Recorded.PRINCIPAL_REFUSED,
+        at=status.looked_at,
+        actor=actor,
+        account_id=status.account_id,
+        user_name=status.user_name,
+        access_key_id=status.old_access_key_id,
+        reason=status.reason,
+        detail={"message": status.message},
+    )
+
+
 def _ask(conn: sa.Connection, account_id: AccountId, user_name: str, asked: Asked) -> int:
     request_id: int = conn.execute(
         sa.insert(t.request)
@@ -213,6 +236,9 @@ def _ask(conn: sa.Connection, account_id: AccountId, user_name: str, asked: Aske
     )
     return request_id
 
+
+# What makes a refusal another one. Its message counts days.
+_REFUSAL = ("state", "reason", "held_access_key_id", "old_access_key_id")
 
 # `asdict` would copy every value.
 _STATUS = tuple(each.name for each in fields(PrincipalStatus))

@@ -64,6 +64,7 @@ class AccountWork:
     clock: Clock
     settings: FleetSettings
     around: Circumstances
+    actor: str = "daemon"
     stop: threading.Event = field(default_factory=threading.Event)
     served_again_at: dict[int, datetime] = field(default_factory=dict)
     """Requests that only wait for time, by id: looking at them sooner would only cost calls."""
@@ -227,7 +228,7 @@ class AccountWork:
         else:
             self.gates.canary_over(self.account_id)
         before = self._before(principal)
-        self.journal.save_status(_status_of_failure(principal, error, before, seen, retry_at, now))
+        self.journal.save_status(_status_of_failure(principal, error, before, seen, retry_at, now), actor=self.actor)
         return Worked(principal=principal, error=error, retry_at=retry_at)
 
     def _before(self, principal: Principal) -> PrincipalStatus | None:
@@ -251,7 +252,7 @@ class AccountWork:
         if seen.selection is Selection.LEFT and seen.journal.rotation is None and outcome.state == State.UNMANAGED:
             self.journal.drop_status(self.account_id, [seen.principal.user_id])
             return
-        self.journal.save_status(status_of(outcome))
+        self.journal.save_status(status_of(outcome), actor=self.actor)
 
 
 _EVER = datetime.min.replace(tzinfo=UTC)

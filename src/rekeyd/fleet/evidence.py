@@ -41,7 +41,9 @@ _ENDS = {
 _SETTLED = {"deactivate": "key.deactivated", "reactivate": "key.reactivated", "delete": "key.deleted"}
 _RETURNS = frozenset({"key.reactivated", "quarantine.voided"})
 _ALARMS = frozenset({"alarm.raised", "alarm.acknowledged", "alarm.resolved", "exposure.told", "exposure.ended"})
-_REFUSALS = frozenset({"principal.failed", "principal.refused", "key.not_created", "key.change_failed"})
+_REFUSALS = frozenset(
+    {"principal.failed", "principal.refused", "principal.held", "key.not_created", "key.change_failed"}
+)
 _PEOPLE = frozenset(
     {
         "rotation.asked",
@@ -81,7 +83,7 @@ def evidence(journal: Journal, clock: Clock, *, since: datetime | None) -> dict[
         "principals": [principal_entry(status, now) for status in journal.statuses()],
         "ages": ages(everything, since=since, now=now),
         "rotations": rotations(everything, since=since),
-        "refusals": [_entry(event) for event in events if event.event in _REFUSALS],
+        "refusals": [_entry(event) for event in events if _refuses(event)],
         "alarms": [_entry(event) for event in events if event.event in _ALARMS],
         "people": [_entry(event) for event in events if event.event in _PEOPLE],
         "journal": [_entry(event) for event in events if event.event in _JOURNAL],
@@ -131,6 +133,11 @@ COLUMNS = (
     *("old_key_id", "new_key_id", "opened_at", "created_at", "proven_at", "proven_in", "published_at"),
     *("old_key_deactivated_at", "old_key_deleted_at", "closed_at", "hash"),
 )
+
+
+def _refuses(event: JournalEvent) -> bool:
+    """A person's request that was refused is served, by a no."""
+    return event.event in _REFUSALS or (event.event == "request.served" and event.detail.get("answer") == "refused")
 
 
 def rotations(events: Iterable[JournalEvent], *, since: datetime | None) -> list[dict[str, Any]]:

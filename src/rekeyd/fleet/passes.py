@@ -285,6 +285,7 @@ class Fleet:
                 holder=lease.lease.holder,
                 lease_since=self._tenures.since(lease.lease, self.clock.now()),
             ),
+            actor=self.actor,
             stop=self.stop,
             served_again_at=self._served_again_at,
         )
