@@ -75,11 +75,9 @@ def show(session: Session) -> ExitCode:
             {"schema_version": SCHEMA_VERSION, "as_of": time_text(now), "alarms": findings, "channels": channels}
         )
         return exit_code(findings)
-    show_findings(findings, none="no alarm is open")
+    show_findings(findings, now, none="no alarm is open")
     for each in findings:
-        until = each["acknowledged_until"]
-        known = f"; {each['acknowledged_by']} knows until {until}: {each['acknowledged_because']}" if until else ""
-        output.line(f"{each['id']}  {each['state']} since {each['first_seen_at']}{known}")
+        output.line(f"{each['id']}  {each['state']} since {each['first_seen_at']}")
     for channel in channels:
         if channel["error"] is not None:
             output.say(f"channel {channel['name']}: {channel['waiting']} waiting, {channel['error']}")
@@ -200,15 +198,10 @@ def test(
 
 
 def _entry(alarm: "Alarm", clock: Any) -> dict[str, Any]:
-    from rekeyd.fleet.documents import finding_entry, time_text
+    from rekeyd.fleet.documents import acknowledgement_entry, finding_entry
 
-    return finding_entry(alarm) | {
-        "id": alarm.fingerprint,
-        "state": alarm.state(clock.now()).value,
-        "acknowledged_until": time_text(alarm.acknowledged_until),
-        "acknowledged_by": alarm.acknowledged_by,
-        "acknowledged_because": alarm.acknowledged_because,
-    }
+    told = {"id": alarm.fingerprint, "state": alarm.state(clock.now()).value}
+    return finding_entry(alarm) | told | acknowledgement_entry(alarm)
 
 
 def _tell(running: "App") -> None:

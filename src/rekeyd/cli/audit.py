@@ -35,12 +35,13 @@ def audit(session: Session, *, account: AccountOption = None) -> ExitCode:
 
     with observing(config, actor=actor()) as seen:
         findings, complete = _findings(seen, account)
-        entries = _entries(findings, seen.journal.alarms(), seen.clock.now())
+        now = seen.clock.now()
+        entries = _entries(findings, seen.journal.alarms(), now)
     entries.sort(key=worst_first)
     if session.json:
         output.document({"schema_version": SCHEMA_VERSION, "findings": entries})
     else:
-        show_findings(entries, none="nothing was found")
+        show_findings(entries, now, none="nothing was found")
     code = exit_code(entries)
     return ExitCode.FAILED if code is ExitCode.DONE and not complete else code
 

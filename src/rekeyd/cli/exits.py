@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     """The command or the configuration is wrong."""
     CRITICAL = 3
-    """A critical finding is open (`audit`, `status`)."""
+    """A critical finding is open (`audit`, `status`, `alarms`, `root audit`)."""
     REFUSED = 4
     """The state needs a person."""
     BUSY = 5

@@ -58,15 +58,27 @@ def worst_first(finding: dict[str, Any]) -> tuple[int, str, str]:
     return order.index(finding["severity"]), finding["account_id"] or "", finding["principal"] or ""
 
 
-def show_findings(findings: "list[dict[str, Any]]", *, none: str) -> None:
+def show_findings(findings: "list[dict[str, Any]]", now: "datetime", *, none: str) -> None:
     if not findings:
         output.line(none)
         return
-    output.table(
-        ("severity", "account", "user", "what", "what to do"),
-        [(f["severity"], f["account_id"], f["principal"], f["message"], f["remedy"]) for f in findings],
-        styled="severity",
-    )
+    columns = ["severity", "account", "user", "what", "what to do"]
+    rows = [[f["severity"], f["account_id"], f["principal"], f["message"], f["remedy"]] for f in findings]
+    known = [_acknowledgement(finding, now) for finding in findings]
+    if any(known):
+        columns.append("acknowledged")
+        rows = [[*row, who] for row, who in zip(rows, known, strict=True)]
+    output.table(columns, rows, styled="severity")
+
+
+def _acknowledgement(finding: dict[str, Any], now: "datetime") -> str | None:
+    """None: nobody's, or it has ended."""
+    from datetime import datetime
+
+    until = finding.get("acknowledged_until")
+    if until is None or datetime.fromisoformat(until) <= now:
+        return None
+    return f"by {finding['acknowledged_by']} until {until}: {finding['acknowledged_because']}"
 
 
 def _show(content: dict[str, Any], now: "datetime") -> None:
@@ -91,7 +103,7 @@ def _show(content: dict[str, Any], now: "datetime") -> None:
             styled="state",
         )
     output.line()
-    show_findings(sorted(content["findings"], key=worst_first), none="no alarm is open")
+    show_findings(sorted(content["findings"], key=worst_first), now, none="no alarm is open")
 
 
 def _row(entry: dict[str, Any], now: "datetime") -> tuple[object, ...]:

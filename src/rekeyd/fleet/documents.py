@@ -42,8 +42,8 @@ def principal_entry(status: PrincipalStatus, now: datetime) -> dict[str, Any]:
 
 
 def finding_entry(alarm: Alarm) -> dict[str, Any]:
-    """As in `audit`."""
-    return {
+    """As in `audit`. The acknowledgement's fields are there only where there is one; it makes nothing less severe."""
+    entry = {
         "severity": str(alarm.severity),
         "reason": alarm.reason,
         "account_id": alarm.account_id,
@@ -53,6 +53,16 @@ def finding_entry(alarm: Alarm) -> dict[str, Any]:
         "cis": list(alarm.cis),
         "first_seen_at": time_text(alarm.first_seen_at),
         "last_seen_at": time_text(alarm.last_seen_at),
+    }
+    return entry if alarm.acknowledged_until is None else entry | acknowledgement_entry(alarm)
+
+
+def acknowledgement_entry(alarm: Alarm) -> dict[str, Any]:
+    """Who said, until when, and why; all null: nobody did."""
+    return {
+        "acknowledged_until": time_text(alarm.acknowledged_until),
+        "acknowledged_by": alarm.acknowledged_by,
+        "acknowledged_because": alarm.acknowledged_because,
     }
 
 
