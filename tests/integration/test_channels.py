@@ -107,6 +107,32 @@ def test_an_alarm_arrives_as_mail(tmp_path: Path) -> None:
     assert "What to do: delete it" in text.get_content()
 
 
+def test_a_mail_is_plain_text_whose_lines_are_kept_and_in_which_nothing_is_markup(tmp_path: Path) -> None:
+    box = Mailbox()
+    told = message("a tag of the user says <b>bold</b> & <img src=x>")
+    with smtp_server(box) as port:
+        url = f"mailto://127.0.0.1:{port}?from=rekeyd@example.org&to=ops@example.org&mode=insecure"
+        (channel,) = apprise_channels(urls_file(tmp_path, url))
+        channel.send(told)
+    (mail,) = box.mails
+    assert (mail.get_content_type(), mail.is_multipart()) == ("text/plain", False)
+    assert mail.get_content().splitlines() == told.text.splitlines()
+    assert "<b>bold</b> & <img src=x>" in mail.get_content()
+
+
+def test_a_mail_that_is_wanted_as_html_shows_markup_as_it_was_written(tmp_path: Path) -> None:
+    box = Mailbox()
+    with smtp_server(box) as port:
+        url = f"mailto://127.0.0.1:{port}?from=rekeyd@example.org&to=ops@example.org&mode=insecure&format=html"
+        (channel,) = apprise_channels(urls_file(tmp_path, url))
+        channel.send(message("a tag of the user says <b>bold</b>"))
+    (mail,) = box.mails
+    page = mail.get_body(("html",))
+    assert page is not None
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page.get_content()
+    assert "<b>bold" not in page.get_content()
+
+
 def test_a_mail_server_that_is_down_is_told_as_such_without_its_address(tmp_path: Path) -> None:
     host = f"alice:hunter2-of-alice@127.0.0.1:{free_port()}"
     url = f"mailto://{host}?from=rekeyd@example.org&to=ops@example.org&mode=insecure"

@@ -139,6 +139,7 @@ def test_each_owner_gets_a_mail_of_its_own_once_over_a_restart(tmp_path: Path) -
         desk.look(ALICE, BOB, "alice+keys@example.org")
     assert sorted(mail["To"] for mail in box.mails) == sorted([ALICE, BOB, "alice+keys@example.org"])
     first = next(mail for mail in box.mails if mail["To"] == ALICE)
+    assert (first.get_content_type(), first.is_multipart()) == ("text/plain", False)
     assert "(account 111122223333 shop, user ci-0)" in first["Subject"]
     assert "last used 2026-01-01T00:00:00Z with s3 in eu-central-1" in text_of(first)
     assert "What to do: move the program" in text_of(first)

@@ -37,7 +37,10 @@ class AppriseChannel:
     def send(self, message: Message) -> None:
         said: list[str] = []
         _said.set(said)
-        taken = self._apprise.notify(title=message.title, body=message.text, notify_type=_kind(message.severity))
+        # What a message says is never markup: without the format, mail would take it for HTML.
+        taken = self._apprise.notify(
+            title=message.title, body=message.text, notify_type=_kind(message.severity), body_format=_text_format()
+        )
         if not taken:
             cause = f": {said[-1]}" if said else ""
             raise TemporaryError(f"the service did not take the message, or cannot be reached{cause}")
@@ -66,6 +69,12 @@ def _kind(severity: str) -> Any:
             return NotifyType.SUCCESS
         case _:
             return NotifyType.WARNING
+
+
+def _text_format() -> Any:
+    from apprise import NotifyFormat
+
+    return NotifyFormat.TEXT
 
 
 # Apprise sends in threads of its own, and takes the context along: what was said goes into the sender's list.
