@@ -35,6 +35,12 @@ class RefusedError(Error):
     code = "refused"
 
 
+class MessageRefusedError(RefusedError):
+    """A channel finds fault with the message itself; another one it may take."""
+
+    code = "message_refused"
+
+
 class AccessDeniedError(RefusedError):
     """No permission. The message names the action."""
 

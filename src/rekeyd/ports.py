@@ -637,6 +637,11 @@ class Message:
     """Of the worst that goes on: critical, high, medium; `resolved` when everything in it is over."""
     title: str
     text: str
+    """`paragraphs`, and how many are `left`."""
+    paragraphs: tuple[str, ...]
+    """One of each announcement that is written out, the worst first."""
+    left: int = 0
+    """So many more announcements are not written out."""
     document: Mapping[str, object]
     """The same for programs."""
 
@@ -848,7 +853,10 @@ class Journal(Protocol):
     def batch_sent(self, batch: Batch, *, at: datetime) -> None:
         """The channel took it: audited, and gone from the outbox."""
 
-    def batch_failed(self, batch: Batch, *, error: str, retry_at: datetime, at: datetime) -> None: ...
+    def batch_failed(
+        self, batch: Batch, *, error: str, retry_at: datetime, at: datetime, given_up: bool = False
+    ) -> None:
+        """It is sent again; `given_up`: never, and the channel is told what waits behind it. Audited."""
 
     def channel_states(self) -> tuple[ChannelState, ...]: ...
 

@@ -6,6 +6,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import default as email_policy
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from rekeyd.adapters.aws_session import AwsSessions, AwsSettings
-from rekeyd.adapters.channel_apprise import apprise_channels
+from rekeyd.adapters.channel_apprise import AppriseChannel, apprise_channels
 from rekeyd.adapters.channel_webhook import Webhook
 from rekeyd.adapters.channels import ChannelSettings, channels_of
 from rekeyd.adapters.clock import SystemClock
@@ -25,7 +26,7 @@ from rekeyd.adapters.heartbeat import Heartbeat
 from rekeyd.core.notice import Notice
 from rekeyd.demo.emulator import EmulatedAws
 from rekeyd.demo.ports import free_port
-from rekeyd.errors import ConfigError, RefusedError, TemporaryError
+from rekeyd.errors import ConfigError, MessageRefusedError, RefusedError, TemporaryError
 from rekeyd.fleet.messages import message_of
 from rekeyd.ports import Alarm, Announcement, Batch, Message
 from tests.contract.vault_tls import Authority
@@ -38,11 +39,18 @@ SECRET = "f3b0c1-signing-secret"
 DOC = Path(__file__).parents[2] / "docs" / "webhook-receiver.py"
 
 
-def message(text: str = "the account's root user has an access key: für immer") -> Message:
+def message(text: str = "the account's root user has an access key: für immer", *, alarms: int = 1) -> Message:
+    """`alarms`: more than one are a storm, whose first is critical."""
     now = SystemClock().now()
-    alarm = Alarm(
-        fingerprint="0a1fce851d2a060c",
-        severity="critical",
+    told = tuple(Announcement(kind=Notice.RAISED, alarm=_alarm(text, number, now), at=now) for number in range(alarms))
+    batch = Batch(id="a1b2c3d4", channel="x", announcements=told)
+    return message_of(batch, instance="test", names={ACCOUNT: "shop"}, at=now)  # type: ignore[dict-item]
+
+
+def _alarm(text: str, number: int, now: datetime) -> Alarm:
+    return Alarm(
+        fingerprint=f"{number:x}a1fce851d2a060c"[-16:],
+        severity="high" if number else "critical",
         reason="root_access_key",
         account_id=ACCOUNT,  # type: ignore[arg-type]
         principal=None,
@@ -53,8 +61,6 @@ def message(text: str = "the account's root user has an access key: für immer")
         last_seen_at=now,
         notified_at=now,
     )
-    batch = Batch(id="a1b2c3d4", channel="x", announcements=(Announcement(kind=Notice.RAISED, alarm=alarm, at=now),))
-    return message_of(batch, instance="test", names={ACCOUNT: "shop"}, at=now)  # type: ignore[dict-item]
 
 
 # --- e-mail ----------------------------------------------------------------------------------------------------------
@@ -243,6 +249,97 @@ def test_the_names_of_channels_do_not_depend_on_the_order_of_lines(tmp_path: Pat
     assert len(before) == 2
 
 
+# --- what is too long ------------------------------------------------------------------------------------------------
+
+
+class Narrow(HTTPServer):
+    """A chat server that refuses what is longer than `most`, as services do."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Narrow)
+        self.most = most
+        self.taken: list[str] = []
+        self.refused = 0
+
+    def channels(self, folder: Path, *, query: str = "") -> tuple[AppriseChannel, ...]:
+        return apprise_channels(urls_file(folder, f"mmost://127.0.0.1:{self.server_port}/T0KEN{query}"))
+
+
+class _Narrow(BaseHTTPRequestHandler):
+    server: Narrow
+
+    def do_POST(self) -> None:
+        said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"]
+        fits = len(said) <= self.server.most
+        if fits:
+            self.server.taken.append(said)
+        else:
+            self.server.refused += 1
+        self.send_response(200 if fits else 400)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_storm_is_shortened_to_what_the_service_takes(tmp_path: Path) -> None:
+    server = Narrow(4000)
+    storm = message("x" * 200, alarms=300)
+    assert len(storm.text) > 4000
+    with serving(server):
+        (channel,) = server.channels(tmp_path)
+        channel.send(storm)
+    (said,) = server.taken
+    assert said.index("CRITICAL: x") < said.index("HIGH: x")
+    shown = said.count("What to do:")
+    assert shown > 1
+    assert said.endswith(f"and {300 - shown} more. All of them: rekeyd alarms list")
+
+
+def test_an_overflow_that_the_url_names_counts(tmp_path: Path) -> None:
+    server = Narrow(4000)
+    with serving(server):
+        (splitting,) = server.channels(tmp_path, query="?overflow=split")
+        splitting.send(message("x" * 200, alarms=300))
+        assert len(server.taken) > 1
+        assert "and 280 more" in server.taken[-1]
+        (as_it_is,) = server.channels(tmp_path, query="?overflow=upstream")
+        with pytest.raises(MessageRefusedError, match="it answered 400"):
+            as_it_is.send(message("x" * 200, alarms=300))
+
+
+WIDTHS = {
+    "pagerduty://" + "A" * 32 + "@" + "B" * 32: 1024,
+    "discord://" + "1" * 24 + "/" + "a" * 68: 2000,
+    "tgram://123456789:" + "a" * 35 + "/12315544/": 4096,
+    "workflows://127.0.0.1/workflow/signature/": 1000,
+    "d7sms://token@15551231234": 160,
+}
+
+
+@pytest.mark.parametrize("url", WIDTHS, ids=lambda url: url.partition(":")[0])
+@pytest.mark.parametrize("alarms", [1, 2, 300])
+@pytest.mark.parametrize("text", ["a <b>name</b> & *more*_" * 9, "x" * 5000], ids=["escaped", "long"])
+def test_every_service_gets_no_more_than_it_takes(tmp_path: Path, url: str, alarms: int, text: str) -> None:
+    (channel,) = apprise_channels(urls_file(tmp_path, url))
+    (service,) = channel._apprise
+    got: list[tuple[str, str]] = []
+
+    def send(*, body: str, title: str = "", **_: object) -> bool:
+        got.append((title, body))
+        return True
+
+    service.send = send
+    channel.send(message(text, alarms=alarms))
+    ((title, body),) = got
+    inside = title if service.overflow_amalgamate_title else ""
+    assert service.body_maxlen == WIDTHS[url]
+    assert len(body) + len(inside) <= WIDTHS[url]
+    assert len(body) + len(title) > min(WIDTHS[url] / 2, 500)
+    assert "CRITICAL" in title + body
+
+
 # --- the webhook -----------------------------------------------------------------------------------------------------
 
 
@@ -337,7 +434,16 @@ class _Script(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@pytest.mark.parametrize(("status", "error"), [(500, TemporaryError), (429, TemporaryError), (307, TemporaryError)])
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (500, TemporaryError),
+        (429, TemporaryError),
+        (307, TemporaryError),
+        (403, RefusedError),
+        (413, MessageRefusedError),
+    ],
+)
 def test_a_webhook_that_does_not_take_it_is_asked_once(tmp_path: Path, status: int, error: type[Exception]) -> None:
     with serving(Scripted(status, 200)) as server:
         with pytest.raises(error, match=f"answered {status}"):

@@ -10,9 +10,9 @@ from rekeyd.core.findings import Finding, FindingReason, found
 from rekeyd.core.model import AccountId
 from rekeyd.core.notice import AlarmState, Notice
 from rekeyd.core.reasons import Severity
-from rekeyd.errors import Error, JournalError, RefusedError, TemporaryError
+from rekeyd.errors import Error, JournalError, MessageRefusedError, RefusedError, TemporaryError
 from rekeyd.fleet.alarms import AlarmKeeper, Scope
-from rekeyd.fleet.outbox import FAILURES_BEFORE_ALARM, GATHER, LAST_RETRY, Postman, names_of
+from rekeyd.fleet.outbox import FAILURES_BEFORE_ALARM, GATHER, LAST_RETRY, REFUSED_LIFE, Postman, names_of
 from rekeyd.ports import Alarm, Announcement, Message
 from tests.conftest import LogLines
 from tests.world.clock import VirtualClock
@@ -21,8 +21,10 @@ ACCOUNT = AccountId("111122223333")
 POSTURE = Scope.posture(ACCOUNT)
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 REPEAT = 4 * HOUR
 ROOT_KEY = found(FindingReason.ROOT_ACCESS_KEY, account_id=ACCOUNT, detail="an active key")
+OLD_KEY = found(FindingReason.KEY_OVER_MAX_AGE, account_id=ACCOUNT, principal="ci", detail="200 days old")
 BATCH_OF_ONE = ("raised", "root_access_key")
 
 
@@ -183,6 +185,60 @@ def test_retries_slow_down_and_never_end(office: Office, mail: Sink) -> None:
     assert mail.tries == 6 + 10
     office.deliver(after=LAST_RETRY)
     assert mail.tries == 17
+
+
+def test_a_message_that_is_refused_for_what_it_is_goes_out_briefly_with_the_same_id(
+    office: Office, mail: Sink, chat: Sink
+) -> None:
+    offered: list[Message] = []
+
+    def refuse_what_is_long(message: Message) -> None:
+        offered.append(message)
+        if len(alarms_of(message)) > 1:
+            raise MessageRefusedError("it answered 413")
+
+    mail.send = refuse_what_is_long  # type: ignore[method-assign]
+    office.look(*(found(FindingReason.KEY_UNUSED, account_id=ACCOUNT, principal=f"u{n}") for n in range(50)), ROOT_KEY)
+    office.deliver()
+    whole, brief = offered
+    assert (whole.id, whole.title) == (brief.id, brief.title)
+    assert [each["reason"] for each in alarms_of(brief)] == ["root_access_key"]
+    assert brief.document["announcements"] == 51
+    assert brief.text.endswith("and 50 more. All of them: rekeyd alarms list")
+    assert len(alarms_of(chat.messages[0])) == 51
+    office.deliver(after=LAST_RETRY)
+    assert len(offered) == 2
+    assert office.postman.findings() == ()
+
+
+def test_a_message_that_is_refused_for_a_day_makes_room_for_what_waits_behind_it(office: Office, mail: Sink) -> None:
+    office.look(ROOT_KEY)
+    mail.down = MessageRefusedError("it answered 400")
+    office.deliver()
+    office.look(ROOT_KEY, OLD_KEY)
+    office.deliver(after=REFUSED_LIFE - SECOND)
+    assert "notification.dropped" not in events_of(office)
+    office.deliver(after=LAST_RETRY)
+    assert events_of(office).count("notification.dropped") == 1
+    (state,) = office.postman.states()[1:]
+    assert (state.name, state.failures, state.waiting) == ("mail", 3, 1)
+    mail.down = None
+    office.deliver(after=LAST_RETRY)
+    assert mail.told == [("raised", "key_over_max_age")]
+
+
+def test_a_channel_that_is_down_for_a_week_loses_nothing_to_an_earlier_refusal(office: Office, mail: Sink) -> None:
+    office.look(ROOT_KEY)
+    for down in (MessageRefusedError("it answered 400"), TemporaryError("no answer"), MessageRefusedError("400")):
+        mail.down = down
+        office.deliver(after=7 * DAY)
+    mail.down = None
+    office.deliver(after=LAST_RETRY)
+    assert mail.told == [BATCH_OF_ONE]
+
+
+def events_of(office: Office) -> list[str]:
+    return [event.event for event in office.journal.history()]
 
 
 def test_a_message_keeps_its_id_until_it_was_taken(office: Office, mail: Sink) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rekeyd.adapters.secret_file import read_secret_lines
+from rekeyd.core.brevity import cut, shortened
 from rekeyd.core.secret import Secret
-from rekeyd.errors import ConfigError, TemporaryError
+from rekeyd.errors import ConfigError, MessageRefusedError, TemporaryError
 from rekeyd.ports import Message
 
 _SETTING = "alarms.urls_file"
@@ -37,13 +38,15 @@ class AppriseChannel:
     def send(self, message: Message) -> None:
         said: list[str] = []
         _said.set(said)
+        title, text = _fitting(message, next(iter(self._apprise)))
         # What a message says is never markup: without the format, mail would take it for HTML.
         taken = self._apprise.notify(
-            title=message.title, body=message.text, notify_type=_kind(message.severity), body_format=_text_format()
+            title=title, body=text, notify_type=_kind(message.severity), body_format=_text_format()
         )
         if not taken:
             cause = f": {said[-1]}" if said else ""
-            raise TemporaryError(f"the service did not take the message, or cannot be reached{cause}")
+            error = MessageRefusedError if said and said[-1] in _FAULTS_OF_THE_MESSAGE else TemporaryError
+            raise error(f"the service did not take the message, or cannot be reached{cause}")
 
 
 def apprise_channels(urls_file: Path) -> tuple[AppriseChannel, ...]:
@@ -77,6 +80,36 @@ def _text_format() -> Any:
     return NotifyFormat.TEXT
 
 
+_MOST_TITLE = 250
+"""Apprise's own limit, for services whose title is a part of the body and has none."""
+_HEAD = 24
+"""For what Apprise puts round such a title: a tag and the end of the line."""
+
+
+def _fitting(message: Message, service: Any) -> tuple[str, str]:
+    """Title and text that the service takes: Apprise itself sends what is too long, and it is refused for ever.
+
+    Measured as the service gets it: an escaped text is longer. Where the URL says `overflow=`, Apprise does that.
+    """
+    if "overflow_mode" in vars(service):
+        return message.title, message.text
+    inside = service.title_maxlen <= 0 or service.overflow_amalgamate_title
+    most = min(service.title_maxlen if service.title_maxlen > 0 else service.body_maxlen - _HEAD, _MOST_TITLE)
+    title = cut(message.title, lambda text: _length(text, service) <= most)
+    room = service.body_maxlen - (_length(title, service) + _HEAD if inside else 0)
+    text = shortened(message.paragraphs, message.left, lambda text: _length(text, service) <= room)
+    # Apprise sends no title without a text.
+    return (title, text) if text else ("", title)
+
+
+def _length(text: str, service: Any) -> int:
+    from apprise.conversion import convert_between
+
+    convert: Any = convert_between
+    form = service.resolve_format(_text_format())
+    return len(service.dialect_convert(convert(_text_format(), form, content=text), form))
+
+
 # Apprise sends in threads of its own, and takes the context along: what was said goes into the sender's list.
 _said: ContextVar[list[str]] = ContextVar("rekeyd_apprise_said")
 
@@ -96,7 +129,7 @@ class _Causes(logging.Handler):
         if said.startswith(_EXCEPTION):
             _tell(next((ours for theirs, ours in _CAUSES if theirs in said.lower()), None))
         elif record.levelno >= logging.WARNING and (status := _STATUS.search(said)) is not None:
-            _tell(f"it answered {status[1]}")
+            _tell(_answered(status[1]))
 
 
 def _tell(cause: str | None) -> None:
@@ -105,6 +138,11 @@ def _tell(cause: str | None) -> None:
         sender.append(cause)
 
 
+def _answered(status: object) -> str:
+    return f"it answered {status}"
+
+
+_FAULTS_OF_THE_MESSAGE = frozenset(_answered(status) for status in (400, 413, 422))
 _EXCEPTION = "Socket Exception: "
 _STATUS = re.compile(r"\berror=([1-5]\d\d)\b")
 # What Python's libraries say, in lower case, and what a person should read.

@@ -19,13 +19,15 @@ import requests
 from rekeyd import __version__
 from rekeyd.adapters.secret_file import read_secret_line
 from rekeyd.core.secret import Secret
-from rekeyd.errors import ConfigError, RefusedError, TemporaryError
+from rekeyd.errors import ConfigError, Error, MessageRefusedError, RefusedError, TemporaryError
 from rekeyd.ports import Message
 
 _TIMEOUT = (5, 10)
 """Seconds to connect, and to answer."""
 # A receiver that says one of these will say it again until a person acts.
-_REFUSALS = frozenset({400, 401, 403, 404, 405, 410, 413, 415, 422})
+_REFUSALS = frozenset({401, 403, 404, 405, 410, 415})
+_FAULTS_OF_THE_MESSAGE = frozenset({400, 413, 422})
+"""These may mean the message: too long, or not as it should be."""
 
 
 class Webhook:
@@ -52,8 +54,13 @@ class Webhook:
         }
         status = _posted(self._url.reveal(), body, headers)
         if not 200 <= status < 300:
-            refused = RefusedError if status in _REFUSALS else TemporaryError
-            raise refused(f"the webhook answered {status}")
+            raise _error_of(status)(f"the webhook answered {status}")
+
+
+def _error_of(status: int) -> type[Error]:
+    if status in _FAULTS_OF_THE_MESSAGE:
+        return MessageRefusedError
+    return RefusedError if status in _REFUSALS else TemporaryError
 
 
 def _loopback(host: str | None) -> bool:

@@ -80,7 +80,9 @@ class OutboxPart(JournalPart):
                 detail={"channel": batch.channel, "message": batch.id, "announcements": len(batch.announcements)},
             )
 
-    def batch_failed(self, batch: Batch, *, error: str, retry_at: datetime, at: datetime) -> None:
+    def batch_failed(
+        self, batch: Batch, *, error: str, retry_at: datetime, at: datetime, given_up: bool = False
+    ) -> None:
         c = t.channel.c
         with self._store.write() as conn:
             conn.execute(
@@ -92,8 +94,18 @@ class OutboxPart(JournalPart):
                     failing_since=sa.func.coalesce(c.failing_since, sa.bindparam("at", at, t.UtcDateTime())),
                     retry_at=retry_at,
                     error=error[: t.MAX_TEXT],
+                    **({"batch": None} if given_up else {}),
                 )
             )
+            if given_up:
+                conn.execute(sa.delete(t.outbox).where(t.outbox.c.batch == batch.id))
+                append_event(
+                    conn,
+                    Recorded.NOTIFICATION_DROPPED,
+                    at=at,
+                    actor="daemon",
+                    detail={"channel": batch.channel, "message": batch.id, "announcements": len(batch.announcements)},
+                )
 
     def channel_states(self) -> tuple[ChannelState, ...]:
         waiting = (

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+from rekeyd.core.brevity import written
 from rekeyd.core.model import AccountId
 from rekeyd.core.notice import Notice
 from rekeyd.core.reasons import Severity
@@ -17,23 +18,34 @@ _WORST_FIRST = {severity.value: rank for rank, severity in enumerate(Severity)}
 _SHOWN = 20
 """Of a storm; people read no more, and `rekeyd alarms list` has them all."""
 _DOCUMENTED = 500
+_BRIEFLY = 1
+"""Written out, and in the document, for a channel that refused the whole."""
 
 
 def message_of(
-    batch: Batch, *, instance: str, names: Mapping[AccountId, str], at: datetime, link: str | None = None
+    batch: Batch,
+    *,
+    instance: str,
+    names: Mapping[AccountId, str],
+    at: datetime,
+    link: str | None = None,
+    brief: bool = False,
 ) -> Message:
-    """`names`: aliases of accounts. `link`: a page with {reason}, {account_id}, {alarm_id}; None: there is none.
+    """`names`: of accounts. `link`: a page with {reason}, {account_id}, {alarm_id}; None: there is none.
 
     One message, however many announcements. Announcements to an owner come in messages of their own.
     """
     told = _sorted(batch.announcements)
     worst = next((each.alarm.severity for each in told if each.kind is not Notice.RESOLVED), RESOLVED)
+    paragraphs = tuple(_paragraph(each, names, link) for each in told[: _BRIEFLY if brief else _SHOWN])
     return Message(
         id=batch.id,
         at=at,
         severity=worst,
         title=_title(told, instance, names),
-        text=_text(told, names, link),
+        text=written(paragraphs, len(told) - len(paragraphs)),
+        paragraphs=paragraphs,
+        left=len(told) - len(paragraphs),
         document={
             "schema_version": SCHEMA_VERSION,
             "id": batch.id,
@@ -42,7 +54,7 @@ def message_of(
             "severity": worst,
             "owner": told[0].alarm.owner,
             "announcements": len(told),
-            "alarms": [_entry(each, names, link) for each in told[:_DOCUMENTED]],
+            "alarms": [_entry(each, names, link) for each in told[: _BRIEFLY if brief else _DOCUMENTED]],
         },
     )
 
@@ -60,6 +72,7 @@ def trial_message(*, message_id: str, instance: str, at: datetime, owner: str | 
         severity=RESOLVED,
         title=f"rekeyd {instance}: test of this channel",
         text=text,
+        paragraphs=(text,),
         document={
             "schema_version": SCHEMA_VERSION,
             "id": message_id,
@@ -130,13 +143,6 @@ def _where(alarm: Alarm, names: Mapping[AccountId, str]) -> str:
 def _account(account_id: AccountId, names: Mapping[AccountId, str]) -> str:
     name = names.get(account_id)
     return f"{account_id} {name}" if name else str(account_id)
-
-
-def _text(told: Sequence[Announcement], names: Mapping[AccountId, str], link: str | None) -> str:
-    parts = [_paragraph(each, names, link) for each in told[:_SHOWN]]
-    if len(told) > _SHOWN:
-        parts.append(f"and {len(told) - _SHOWN} more. All of them: rekeyd alarms list")
-    return "\n\n".join(parts)
 
 
 def _paragraph(told: Announcement, names: Mapping[AccountId, str], link: str | None) -> str:

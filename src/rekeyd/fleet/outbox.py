@@ -6,6 +6,8 @@
 * Everything announced since the last message goes into one message, so that a storm is one message.
 * A channel that fails is tried again after 10 s, 20 s, … up to five minutes, for ever. Three failures in a row are
   an alarm on the others.
+* A channel that refuses a message for what it is (400, 413, 422) is offered a brief one with the same id at once. What
+  it refuses for a day even so is given up, for the sake of what waits behind it; alarms that are open repeat anyway.
 * Owners of users are told the same way, each by a channel of its own; what one could not be told for two weeks is
   given up. One way to owners (a mail server, a webhook) is used by one thread.
 * Nothing of this changes anything that is managed: an error here ends here.
@@ -20,10 +22,10 @@ from datetime import datetime, timedelta
 from rekeyd.core.events import Event
 from rekeyd.core.findings import Finding, FindingReason, found
 from rekeyd.core.model import AccountId
-from rekeyd.errors import Error, JournalError, RefusedError
+from rekeyd.errors import Error, JournalError, MessageRefusedError, RefusedError
 from rekeyd.fleet.messages import message_of, trial_message
 from rekeyd.logs import get_logger
-from rekeyd.ports import Announcement, Batch, Channel, ChannelState, Clock, Journal, OwnerChannels
+from rekeyd.ports import Announcement, Batch, Channel, ChannelState, Clock, Journal, Message, OwnerChannels
 
 log = get_logger()
 
@@ -34,6 +36,8 @@ LAST_RETRY = timedelta(minutes=5)
 FAILURES_BEFORE_ALARM = 3
 OWNER_LIFE = timedelta(days=14)
 """A rotation that an owner should have heard of is over by then."""
+REFUSED_LIFE = timedelta(days=1)
+"""A wrong key or address looks the same to some services, so a person has a day to put that right."""
 _CLOSE_LIMIT = timedelta(seconds=15)
 
 
@@ -55,6 +59,8 @@ class Postman:
     _threads: dict[str, threading.Thread] = field(default_factory=dict)
     _untold: dict[str, Callable[[], None]] = field(default_factory=dict)
     """Outcomes that the journal did not take yet: until it has, the channel is told nothing else."""
+    _refused: dict[str, datetime] = field(default_factory=dict)
+    """Messages that were refused for what they are, and since when; a restart counts anew."""
     _closed: bool = False
 
     def deliver(self, *, wait: bool = False) -> None:
@@ -214,16 +220,36 @@ class Postman:
     def _outcome(self, batch: Batch, error: Error | None) -> Callable[[], None]:
         now = self.clock.now()
         if error is None:
+            self._refused.pop(batch.id, None)
             return lambda: self.journal.batch_sent(batch, at=now)
         failures = next((s.failures for s in self.journal.channel_states() if s.name == batch.channel), 0)
         retry_at = now + min(FIRST_RETRY * 2 ** min(failures, 10), LAST_RETRY)
-        message = error.message
-        return lambda: self.journal.batch_failed(batch, error=message, retry_at=retry_at, at=now)
+        message, given_up = error.message, self._given_up(batch, error, now)
+        return lambda: self.journal.batch_failed(batch, error=message, retry_at=retry_at, at=now, given_up=given_up)
+
+    def _given_up(self, batch: Batch, error: Error, now: datetime) -> bool:
+        if not isinstance(error, MessageRefusedError):
+            self._refused.pop(batch.id, None)
+            return False
+        if now - self._refused.setdefault(batch.id, now) < REFUSED_LIFE:
+            return False
+        del self._refused[batch.id]
+        log.error(
+            Event.NOTIFICATION_FAILED,
+            channel=batch.channel,
+            message=batch.id,
+            error="given up: the channel refuses this message",
+        )
+        return True
 
     def _send(self, channel: Channel, batch: Batch) -> Error | None:
         try:
-            message = message_of(batch, instance=self.instance, names=self.names(), at=self.clock.now(), link=self.link)
-            channel.send(message)
+            message = self._message(batch)
+            try:
+                channel.send(message)
+            except MessageRefusedError as error:
+                log.warning(Event.NOTIFICATION_FAILED, channel=channel.name, message=batch.id, error=error.message)
+                channel.send(self._message(batch, brief=True))
         except Error as error:
             log.error(Event.NOTIFICATION_FAILED, channel=channel.name, message=batch.id, error=error.message)
             return error
@@ -239,6 +265,11 @@ class Postman:
             severity=message.severity,
         )
         return None
+
+    def _message(self, batch: Batch, *, brief: bool = False) -> Message:
+        return message_of(
+            batch, instance=self.instance, names=self.names(), at=self.clock.now(), link=self.link, brief=brief
+        )
 
 
 def tried(channel: Channel, *, instance: str, at: datetime, owner: str | None = None) -> Error | None:
