@@ -1,4 +1,6 @@
-"""Owners of users are told what concerns them: a rotation ahead, and an old key that is still used.
+"""Owners of users are told what concerns them: a rotation ahead, and an old key that is still used or was reactivated.
+
+* A last use that cannot be read holds a key too, but only rekeyd's own rights mend that: its owner is not told.
 
 * The owner stands in a tag of the user. Without the tag, or while tags cannot be read, nobody is told.
 * Each is told once for a key: that is remembered in one transaction with the outbox, so neither a restart nor two
@@ -23,7 +25,6 @@ log = get_logger()
 
 ROTATION_AHEAD = "rotation_ahead"
 """Why an owner is told before a rotation; the other reasons are those of the hold."""
-_HOLDS = frozenset({Reason.STILL_USED, Reason.USED_IN_QUARANTINE})
 _AHEAD = frozenset({Reason.NOT_DUE, Reason.OUTSIDE_WINDOW, Reason.RATE_LIMITED})
 
 
@@ -73,7 +74,7 @@ class OwnerDesk:
         self, status: PrincipalStatus, owner: str, policy: Policy | None, *, observing: bool
     ) -> Iterator[OwnerNotice]:
         now = self.clock.now()
-        if status.reason in _HOLDS:
+        if (remedy := _HOLDS.get(status.reason)) is not None:
             key = status.old_access_key_id or ""
             yield _notice(
                 status,
@@ -83,7 +84,7 @@ class OwnerDesk:
                 key=key,
                 severity=Severity.MEDIUM,
                 message=status.message,
-                remedy=_HOLD_REMEDY.format(tag=self.tag, user=status.user_name, account=status.account_id),
+                remedy=remedy.format(tag=self.tag, user=status.user_name, account=status.account_id),
             )
         elif status.reason in _AHEAD and status.next_at is not None and not observing:
             if not self.notify_before or now < status.next_at - self.notify_before:
@@ -127,10 +128,21 @@ def _ahead_remedy(policy: Policy | None) -> str:
     )
 
 
-_HOLD_REMEDY = (
-    "move the program that the last use points to over to the pair in Vault; the old key goes when it is no longer "
-    "used. Where the pair lies: rekeyd explain {user} --account {account}. You are told as the user's tag {tag} says"
+_WHERE = " Where the pair lies: rekeyd explain {user} --account {account}. You are told as the user's tag {tag} says"
+_MOVE_OVER = (
+    "move the program that the last use points to over to the pair in Vault; the old key goes when nothing uses it."
+    + _WHERE
 )
+_HOLDS = {
+    Reason.STILL_USED: _MOVE_OVER,
+    Reason.USED_IN_QUARANTINE: _MOVE_OVER,
+    Reason.REACTIVATED: (
+        "if you reactivated it, or a program of yours needs it: move that program over to the pair in Vault, then "
+        "deactivate the old key again; rekeyd does not. If it was nobody of yours, tell your security team at once."
+        + _WHERE
+    ),
+}
+"""Why an old key is on hold, and what its owner does about it."""
 
 
 def _notice(
