@@ -26,6 +26,7 @@ from rekeyd.core.model import (
     Principal,
     Proof,
     PublishNote,
+    Retirement,
     RetireWhy,
     Rotation,
     RotationId,
@@ -797,6 +798,9 @@ class Journal(Protocol):
 
     def open_users(self, account_id: AccountId) -> Mapping[UserId, str]:
         """Users with an open rotation, a retirement, an unresolved intent or a pending change, with their last name."""
+
+    def retirements(self, account_id: AccountId) -> Mapping[tuple[UserId, AccessKeyId], Retirement]:
+        """Of all keys of the account that are on their way out."""
 
     def rotations_opened_since(self, at: datetime) -> int: ...
 

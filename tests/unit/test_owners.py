@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -10,11 +10,12 @@ from rekeyd.adapters.channel_owners import is_owner
 from rekeyd.core.findings import FindingReason, found
 from rekeyd.core.model import AccountId, Principal, UserId
 from rekeyd.core.policy import Policy
-from rekeyd.errors import RefusedError, TemporaryError
+from rekeyd.errors import AccessDeniedError, RefusedError, TemporaryError
 from rekeyd.fleet.alarms import AlarmKeeper, Scope
 from rekeyd.fleet.outbox import LAST_RETRY, OWNER_LIFE, Postman, names_of
 from rekeyd.fleet.owners import OwnerDesk, owner_of
 from rekeyd.fleet.passes import Fleet
+from rekeyd.fleet.preview import Preview
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.ports import Channel, Message
 from rekeyd.reconcile.rules import Rules
@@ -200,6 +201,71 @@ def test_an_owner_hears_of_an_old_key_on_hold_with_service_and_region_and_once()
     assert old.id in message.text
     assert "with dynamodb in eu-west-1" in message.text
     assert house.chat.told.count(("raised", "still_used")) == 1, "and people are alarmed as ever"
+
+
+def test_an_owner_hears_once_that_somebody_reactivated_the_old_key() -> None:
+    house = House(policy(), notify_before=timedelta(0))
+    house.user("ci")
+    (old,) = house.world.keys(ACCOUNT, "ci")
+    house.run(10 * DAY)
+    assert house.rig.status("ci").state == "quarantine"
+    assert house.post.messages == []
+    house.world.operators.reactivate(old.id)
+    house.run(3 * DAY)
+    house.restart()
+    house.run(3 * DAY)
+    assert house.rig.status("ci").reason == "reactivated"
+    assert house.post.told(ALICE) == [("ci", "reactivated")]
+    ((_, message),) = house.post.messages
+    assert old.id in message.text
+    assert "deactivate the old key again; rekeyd does not" in message.text
+
+
+def test_an_owner_is_not_told_of_what_only_rekeyds_own_rights_mend() -> None:
+    house = House(policy(), notify_before=timedelta(0))
+    house.user("ci")
+    house.run(2 * DAY)
+    with house.world.fault("iam.last_use", error=AccessDeniedError("iam:GetAccessKeyLastUsed is denied"), times=None):
+        house.run(10 * DAY)
+    assert house.rig.status("ci").reason == "last_use_unknown"
+    assert house.post.messages == []
+
+
+def test_an_old_key_that_is_used_longer_than_max_hold_is_a_louder_alarm() -> None:
+    house = House(policy(max_hold=5 * DAY), notify_before=timedelta(0))
+    house.user("ci")
+    (old,) = house.world.keys(ACCOUNT, "ci")
+    house.run(6 * HOUR)
+    overlap_ends = house.world.clock.now() - 6 * HOUR + 7 * DAY
+    while house.world.clock.now() < overlap_ends + 5 * DAY - 6 * HOUR:
+        house.world.use_key(old.id, service="s3", region="eu-west-1")
+        house.run(6 * HOUR)
+    assert severities(house) == ["medium"]
+    assert held_since(house) is None
+    for _ in range(8):
+        house.world.use_key(old.id, service="s3", region="eu-west-1")
+        house.run(6 * HOUR)
+    assert severities(house) == ["high"]
+    since = held_since(house)
+    assert since is not None, "`audit` says the same"
+    assert timedelta(0) <= overlap_ends - since < HOUR
+    (alarm,) = (each for each in house.rig.journal.alarms() if each.reason == "still_used")
+    assert f"; on hold since {overlap_ends:%Y-%m-%d}, longer than max_hold" in alarm.message
+    assert house.chat.told.count(("raised", "still_used")) == 2, "once more when it grew worse"
+    house.run(3 * DAY)
+    assert severities(house) == []
+    house.world.check_promises()
+
+
+def held_since(house: House) -> datetime | None:
+    preview = Preview(fleet=house.fleet)
+    (foreseen,) = preview.look_at_all(preview.list(ACCOUNT).concerned)
+    assert foreseen.message.startswith("the old key is still used")
+    return foreseen.held_since
+
+
+def severities(house: House) -> list[str]:
+    return [alarm.severity for alarm in house.rig.journal.alarms() if alarm.reason == "still_used"]
 
 
 def test_each_owner_is_told_of_its_own_users_in_a_message_of_its_own() -> None:

@@ -61,10 +61,19 @@ def _open_rotation(conn: sa.Connection, principal: Principal) -> Rotation | None
 
 
 def _keys(conn: sa.Connection, principal: Principal) -> dict[AccessKeyId, KeyFacts]:
-    text = meta_value(conn, "clocks_not_before")
-    not_before = None if text is None else datetime.fromisoformat(text)
+    not_before = _clocks_not_before(conn)
     rows = conn.execute(_KEYS, _who(principal))
     return {row.key_id: _key_facts(row, not_before) for row in rows}
+
+
+def retirement_from(conn: sa.Connection, row: sa.Row[Any]) -> Retirement:
+    """Of a key that is on its way out."""
+    return _retirement(row, _clocks_not_before(conn))
+
+
+def _clocks_not_before(conn: sa.Connection) -> datetime | None:
+    text = meta_value(conn, "clocks_not_before")
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _unresolved(conn: sa.Connection, principal: Principal, now: datetime) -> tuple[CreateIntent, ...]:

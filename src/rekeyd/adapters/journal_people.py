@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import JournalPart, Recorded, append_event
-from rekeyd.adapters.journal_known import INTENTS_KEPT, is_unresolved
-from rekeyd.core.model import AccountId, Asked, Place, UserId
+from rekeyd.adapters.journal_known import INTENTS_KEPT, is_unresolved, retirement_from
+from rekeyd.core.model import AccessKeyId, AccountId, Asked, Place, Retirement, UserId
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
 from rekeyd.errors import NotFoundError
@@ -137,6 +137,12 @@ class PeoplePart(JournalPart):
         )
         with self._store.read() as conn:
             return {row.user_id: row.user_name for row in conn.execute(wanted)}
+
+    def retirements(self, account_id: AccountId) -> Mapping[tuple[UserId, AccessKeyId], Retirement]:
+        c = t.key_fact.c
+        wanted = sa.select(t.key_fact).where(c.account_id == account_id, c.retire_why.is_not(None), c.gone_at.is_(None))
+        with self._store.read() as conn:
+            return {(row.user_id, row.key_id): retirement_from(conn, row) for row in conn.execute(wanted).all()}
 
     def rotations_opened_since(self, at: datetime) -> int:
         with self._store.read() as conn:

@@ -90,8 +90,8 @@ def _unwatched(seen: "App") -> "list[Finding]":
 
 def _of_principal(foreseen: "Foreseen") -> "list[Finding]":
     from rekeyd.core.actions import Refuse
-    from rekeyd.core.findings import refused
     from rekeyd.core.reasons import Reason
+    from rekeyd.fleet.posture import principal_finding
 
     principal = foreseen.principal
     if foreseen.error is not None:
@@ -100,12 +100,13 @@ def _of_principal(foreseen: "Foreseen") -> "list[Finding]":
         reason, key_id = foreseen.action.reason, foreseen.action.key_id
     else:
         return []
-    made = refused(
+    made = principal_finding(
         reason,
         account_id=principal.account_id,
         principal=principal.user_name,
         message=foreseen.message,
         access_key_id=key_id,
+        held_since=foreseen.held_since,
     )
     return [] if made is None else [made]
 

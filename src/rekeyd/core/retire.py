@@ -28,6 +28,7 @@ from rekeyd.core.reasons import Reason
 
 # A person said so about exactly these: with Vault empty, nothing else lets a key go.
 _BY_A_PERSONS_WORD = frozenset({RetireWhy.REPLACED, RetireWhy.SPARE, RetireWhy.ORPHAN})
+_HELD_BY_ITS_USE = frozenset({RetireWhy.OVERLAP, RetireWhy.SUPERSEDED, RetireWhy.ROLLED_BACK})
 
 
 def retire(seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime) -> Action:
@@ -67,7 +68,7 @@ def _may_be_deactivated(
             overlap_ends = retirement.started_at + policy.overlap
             if now < overlap_ends:
                 return Wait(until=overlap_ends, reason=Reason.IN_OVERLAP, key_id=key.id)
-            return _use_gate(policy, key, policy.unused_for, overlap_ends, Reason.OVERLAP_ENDED, now)
+            return _use_gate(policy, key, policy.unused_for, hold_ends(policy, retirement), Reason.OVERLAP_ENDED, now)
 
 
 def _towards_deletion(seen: Observed, policy: Policy, key: AccessKey, retirement: Retirement, now: datetime) -> Action:
@@ -88,6 +89,19 @@ def _towards_deletion(seen: Observed, policy: Policy, key: AccessKey, retirement
     return _proof_missing(seen, key, retirement) or Delete(key_id=key.id, reason=Reason.QUARANTINE_ENDED)
 
 
+def hold_ends(policy: Policy, retirement: Retirement) -> datetime | None:
+    """Until then its use holds a key without more ado: `max_hold` after its overlap. None: however long."""
+    if retirement.why not in _HELD_BY_ITS_USE:
+        return None
+    return retirement.started_at + policy.overlap + policy.max_hold
+
+
+def held_too_long_since(policy: Policy, retirement: Retirement, now: datetime) -> datetime | None:
+    """Of a key that its use holds: since when, if that is longer than `max_hold`."""
+    ends = hold_ends(policy, retirement)
+    return None if ends is None or now < ends else ends - policy.max_hold
+
+
 def _ended_early(seen: Observed) -> bool:
     """An emergency is asked and not yet published, so it is about another key than the emergency's own old one."""
     return seen.asked is not None and seen.asked.emergency
@@ -102,13 +116,13 @@ def _use_gate(
     policy: Policy,
     key: AccessKey,
     silent_for: timedelta,
-    held_from: datetime | None,
+    held_until: datetime | None,
     reason: Reason,
     now: datetime,
 ) -> Refuse | Reason:
     """Refuse while the key is, or may be, in use; else `reason`, or that it is held no longer.
 
-    `held_from`: since when its use holds it; None: however long, `still_used` does not apply.
+    `held_until`: see `hold_ends`; None: `still_used` does not apply.
     """
     if key.last_use is None or isinstance(key.last_use, UseUnknown):
         return Refuse(reason=Reason.LAST_USE_UNKNOWN, key_id=key.id)
@@ -117,11 +131,10 @@ def _use_gate(
     silent_at = key.last_use.at + silent_for
     if now >= silent_at:
         return reason
-    if policy.still_used is StillUsed.DEACTIVATE and held_from is not None:
-        hold_ends = held_from + policy.max_hold
-        if now >= hold_ends:
+    if policy.still_used is StillUsed.DEACTIVATE and held_until is not None:
+        if now >= held_until:
             return Reason.MAX_HOLD_ENDED
-        silent_at = min(silent_at, hold_ends)
+        silent_at = min(silent_at, held_until)
     return Refuse(reason=Reason.STILL_USED, key_id=key.id, until=silent_at)
 
 

@@ -41,6 +41,7 @@ from rekeyd.fleet.posture import (
     account_findings,
     exposed_findings,
     gather,
+    held_too_long,
     managed_seen,
     newer_of,
     overdue_findings,
@@ -437,11 +438,12 @@ class Fleet:
         brakes = self.journal.brakes()
         own = [brake for brake in brakes if brake.account_id == account_id]
         statuses = self.journal.statuses(account_id)
+        now = self.clock.now()
         patience = max(2 * self.settings.scan_every, _OVERDUE_AFTER)
         findings = [
             *exposed_findings(self.journal.exposed_keys(account_id)),
-            *principal_findings(statuses),
-            *overdue_findings(statuses, now=self.clock.now(), patience=patience),
+            *principal_findings(statuses, held_too_long(statuses, self.journal, self.rules.policies, now)),
+            *overdue_findings(statuses, now=now, patience=patience),
             *account_findings(accounts, own),
             *left_findings(self.mark.vault, self.journal, self.clock, account_id, actor=self.actor),
         ]

@@ -22,11 +22,13 @@ from rekeyd.core.findings import (
     refused,
     root_state,
 )
-from rekeyd.core.model import AccountId
+from rekeyd.core.model import AccessKeyId, AccountId, UserId
 from rekeyd.core.policy import Policy
+from rekeyd.core.reasons import Reason, Severity
+from rekeyd.core.retire import held_too_long_since
 from rekeyd.errors import AccessDeniedError, Error, StoppingError
 from rekeyd.logs import get_logger
-from rekeyd.ports import AccountStatus, Brake, Clock, CredentialReport, ExposedKey, Iam, PrincipalStatus
+from rekeyd.ports import AccountStatus, Brake, Clock, CredentialReport, ExposedKey, Iam, Journal, PrincipalStatus
 
 log = get_logger()
 
@@ -126,19 +128,62 @@ def managed_seen(status: PrincipalStatus, policy: Policy) -> ManagedSeen:
     )
 
 
-def principal_findings(statuses: Iterable[PrincipalStatus]) -> tuple[Finding, ...]:
-    """Every principal whose last look came to a refusal."""
+def principal_findings(
+    statuses: Iterable[PrincipalStatus], held_since: Mapping[UserId, datetime] | None = None
+) -> tuple[Finding, ...]:
+    """Every principal whose last look came to a refusal. `held_since`: as `held_too_long` has it."""
     findings = (
-        refused(
+        principal_finding(
             status.reason,
             account_id=status.account_id,
             principal=status.user_name,
             message=status.message,
             access_key_id=status.old_access_key_id,
+            held_since=(held_since or {}).get(status.user_id),
         )
         for status in statuses
     )
     return tuple(finding for finding in findings if finding is not None)
+
+
+def principal_finding(
+    reason: Reason,
+    *,
+    account_id: AccountId,
+    principal: str,
+    message: str,
+    access_key_id: AccessKeyId | None,
+    held_since: datetime | None,
+) -> Finding | None:
+    """`held_since`: its old key is on hold since then, for longer than `max_hold`; None: it is not."""
+    if held_since is not None:
+        message = f"{message}; on hold since {held_since:%Y-%m-%d}, longer than max_hold"
+    return refused(
+        reason,
+        account_id=account_id,
+        principal=principal,
+        message=message,
+        access_key_id=access_key_id,
+        severity=None if held_since is None else Severity.HIGH,
+    )
+
+
+def held_too_long(
+    statuses: Iterable[PrincipalStatus], journal: Journal, policies: Iterable[Policy], now: datetime
+) -> dict[UserId, datetime]:
+    """Users whose old key is in use for longer than `max_hold` after its overlap, and since when it is on hold."""
+    held = {s.user_id: s for s in statuses if s.reason is Reason.STILL_USED and s.old_access_key_id is not None}
+    named = {policy.name: policy for policy in policies}
+    since: dict[UserId, datetime] = {}
+    for account_id in {status.account_id for status in held.values()}:
+        for (user_id, key_id), retirement in journal.retirements(account_id).items():
+            status = held.get(user_id)
+            policy = named.get(status.policy or "") if status is not None else None
+            if status is None or policy is None or status.old_access_key_id != key_id:
+                continue
+            if (at := held_too_long_since(policy, retirement, now)) is not None:
+                since[user_id] = at
+    return since
 
 
 def exposed_findings(exposed: Iterable[ExposedKey]) -> tuple[Finding, ...]:

@@ -10,10 +10,12 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
 
-from rekeyd.core.actions import Action, ProveHeld, Rest
+from rekeyd.core.actions import Action, ProveHeld, Refuse, Rest
 from rekeyd.core.decide import decide
 from rekeyd.core.model import AccountId, Asked, HeldProof, Principal, Selection, VaultHeld
 from rekeyd.core.policy import Policy, select
+from rekeyd.core.reasons import Reason
+from rekeyd.core.retire import held_too_long_since
 from rekeyd.core.state import state_of
 from rekeyd.errors import Error, NotFoundError, StoppingError
 from rekeyd.fleet.account import message_of, status_of
@@ -46,6 +48,16 @@ class Foreseen:
         if self.look is not None and outcome is not None:
             return message_of(self.look.seen, outcome)
         return "" if self.action is None else self.action.reason.sentence
+
+    @property
+    def held_since(self) -> datetime | None:
+        """Its old key is still used, for longer than `max_hold`: since when it is on hold. None: it is not."""
+        if self.look is None or self.policy is None or not isinstance(self.action, Refuse):
+            return None
+        retirement = None if (key := self.action.key_id) is None else self.look.seen.journal.key(key).retirement
+        if self.action.reason is not Reason.STILL_USED or retirement is None:
+            return None
+        return held_too_long_since(self.policy, retirement, self.looked_at)
 
     @property
     def status(self) -> PrincipalStatus | None:
