@@ -165,7 +165,7 @@ def assembled(config: Config, *, clock: SystemClock, journal: SqlJournal, vault:
         owners=owners,
         link=config.alarms.link,
         instance=config.journal.instance,
-        names=lambda: {each.account_id: each.alias for each in journal.account_statuses() if each.alias},
+        names=lambda: account_names(cloud, journal),
     )
     heartbeat = Heartbeat(_path(config.alarms.heartbeat_url_file))
     fleet = Fleet(
@@ -214,6 +214,11 @@ def rules_of(config: Config, partition: Callable[[], str], alias_of: AliasOf) ->
         region=config.aws.region,
         extra_of=places.extra_of,
     )
+
+
+def account_names(cloud: AwsCloud, journal: SqlJournal) -> dict[AccountId, str]:
+    """For people: the alias of an account; where it has none, the name that the organization gave it."""
+    return {**cloud.names, **{each.account_id: each.alias for each in journal.account_statuses() if each.alias}}
 
 
 def alias_source(cloud: AwsCloud) -> AliasOf:

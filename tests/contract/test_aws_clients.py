@@ -11,11 +11,14 @@ import pytest
 
 from rekeyd.adapters.aws_accounts import AwsCloud
 from rekeyd.adapters.aws_session import AccountSettings, AwsSessions, AwsSettings, OrganizationSettings
+from rekeyd.adapters.clock import SystemClock
+from rekeyd.adapters.journal import open_journal
+from rekeyd.app import account_names
 from rekeyd.core.model import AccessKeyId, AccountId, KeyStatus, Proof
 from rekeyd.core.secret import Secret
 from rekeyd.demo.emulator import Delays, Drop, EmulatedAws, ErrorCode, Hold
 from rekeyd.errors import AccessDeniedError, ConfigError, NotFoundError, RefusedError, TemporaryError
-from rekeyd.ports import Pair
+from rekeyd.ports import AccountStatus, Pair
 from tests.contract.aws_sides import ACCOUNT, MachineClock, emulated
 
 MEMBER = AccountId("444455556666")
@@ -134,6 +137,32 @@ def test_the_organization_is_listed_through_empty_pages_and_by_state(aws: Emulat
     assert cloud.sts.caller_identity(ACCOUNT).arn.endswith(":user/rekeyd")
     with pytest.raises(NotFoundError, match=OTHER):
         cloud.iam(OTHER)
+
+
+def test_an_account_without_an_alias_goes_by_its_name_in_the_organization(aws: EmulatedAws) -> None:
+    aws.create_organization({MEMBER: "Payments (prod)", OTHER: "other"})
+    cloud = cloud_of(organization=OrganizationSettings(role_name="rekeyd", exclude_accounts=frozenset({OTHER})))
+    journal = open_journal("sqlite://", instance="test", clock=SystemClock())
+    assert account_names(cloud, journal) == {}
+    cloud.accounts()
+    journal.save_account(status_of(OTHER, alias="shop"))
+    journal.save_account(status_of(MEMBER, alias=None))
+    names = account_names(cloud, journal)
+    assert (names[AccountId(MEMBER)], names[AccountId(OTHER)]) == ("Payments (prod)", "shop")
+    journal.close()
+
+
+def status_of(account_id: str, *, alias: str | None) -> AccountStatus:
+    return AccountStatus(
+        account_id=AccountId(account_id),
+        alias=alias,
+        state="ok",
+        message="",
+        last_pass_at=None,
+        last_drift_at=None,
+        principals=0,
+        due=0,
+    )
 
 
 def test_a_configured_account_wins_over_the_organizations(aws: EmulatedAws) -> None:

@@ -5,6 +5,7 @@ credentials is entered with those, for a management account has no role of the m
 """
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 from rekeyd.adapters.aws_errors import Call, ask
@@ -28,6 +29,7 @@ class AwsCloud:
         self._sts = AwsSts(self._sessions)
         self._lock = threading.Lock()
         self._iam: dict[AccountId, AwsIam] = {}
+        self._names: Mapping[AccountId, str] = {}
 
     @property
     def sts(self) -> AwsSts:
@@ -57,10 +59,17 @@ class AwsCloud:
             return self._with_organization(named, self._settings.organization)
         return Accounts(watched=named or (self._sessions.own_account_id(),))
 
+    @property
+    def names(self) -> Mapping[AccountId, str]:
+        """As the organization calls its accounts, when they were last listed; not their aliases."""
+        return self._names
+
     def _with_organization(self, named: tuple[AccountId, ...], organization: OrganizationSettings) -> Accounts:
         watched = list(named)
         unwatched: dict[AccountId, str] = {}
-        for account in self._members():
+        members = self._members()
+        self._names = {AccountId(each["Id"]): each["Name"] for each in members if each.get("Name")}
+        for account in members:
             account_id = AccountId(account["Id"])
             if account_id in named:
                 continue

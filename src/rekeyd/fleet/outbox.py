@@ -54,7 +54,7 @@ class Postman:
     """As in `message_of`."""
     instance: str = "default"
     names: Callable[[], Mapping[AccountId, str]] = dict
-    """Aliases of accounts."""
+    """Of accounts."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _threads: dict[str, threading.Thread] = field(default_factory=dict)
     _untold: dict[str, Callable[[], None]] = field(default_factory=dict)
