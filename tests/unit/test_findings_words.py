@@ -1,11 +1,13 @@
 """What a finding says, word for word, and whose it is: people and programs act on both."""
 
 import dataclasses
+import re
 from datetime import timedelta
 
 import pytest
 
 from rekeyd.core.findings import AccountSeen, FindingReason, check, found, refused, undecided
+from rekeyd.core.findings_text import remedy_of
 from rekeyd.core.model import AccessKeyId
 from rekeyd.core.notice import AlarmState, state_of
 from rekeyd.core.reasons import Reason
@@ -223,7 +225,8 @@ def test_a_remedy_names_the_account_the_user_and_the_key() -> None:
     assert (finding.account_id, finding.principal, finding.message) == (ACCOUNT, "ci", "seen")
     assert finding.remedy == (
         "find out who made AKIASTRAY; if it is not needed: "
-        "rekeyd rotate-now ci --account 111122223333 --replace AKIASTRAY"
+        "rekeyd rotate-now ci --account 111122223333 --replace AKIASTRAY. "
+        "IAM console > Users > ci > Security credentials > Access keys"
     )
 
 
@@ -231,8 +234,48 @@ def test_a_remedy_shows_placeholders_for_what_is_not_known() -> None:
     finding = refused(Reason.STRAY_KEY, account_id=None, principal=None)
     assert finding is not None
     assert finding.remedy == (
-        "find out who made KEY_ID; if it is not needed: rekeyd rotate-now USER --account ACCOUNT --replace KEY_ID"
+        "find out who made KEY_ID; if it is not needed: rekeyd rotate-now USER --account ACCOUNT --replace KEY_ID. "
+        "IAM console > Users > USER > Security credentials > Access keys"
     )
+
+
+_PAGE = re.compile(r"https://|\bconsole > \w")
+_COMMAND = re.compile(r"\b(rekeyd|aws|vault) [a-z]")
+
+# Nobody but rekeyd and Vault has a part in these, and neither has a page of its own for them.
+WITHOUT_PAGE = {
+    FindingReason.ACCOUNT_FAILING,
+    FindingReason.ACCOUNT_BRAKED,
+    FindingReason.FLEET_BRAKED,
+    FindingReason.WAIT_OVERDUE,
+    FindingReason.VAULT_UNREACHABLE,
+    FindingReason.LEFT_PLACE_NOT_EMPTIED,
+}
+# What is done about these, is done in IAM.
+WITH_PAGE = {
+    Reason.TWO_KEYS_UNMANAGED,
+    Reason.STRAY_KEY,
+    Reason.LAST_USE_UNKNOWN,
+    Reason.REACTIVATED,
+    Reason.HELD_KEY_DEAD,
+    Reason.NO_FREE_SLOT,
+    Reason.MORE_THAN_TWO_KEYS,
+    Reason.SAME_SECOND_KEYS,
+    Reason.KEY_STATUS_UNKNOWN,
+    Reason.POLICY_UNKNOWN,
+}
+
+
+@pytest.mark.parametrize("reason", FindingReason)
+def test_every_finding_names_a_command_and_a_page(reason: FindingReason) -> None:
+    assert _COMMAND.search(reason.remedy)
+    assert bool(_PAGE.search(reason.remedy)) == (reason not in WITHOUT_PAGE)
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.severity is not None])
+def test_every_refusal_names_a_command_and_what_is_mended_in_iam_its_page(reason: Reason) -> None:
+    assert _COMMAND.search(remedy_of(reason))
+    assert bool(_PAGE.search(remedy_of(reason))) == (reason in WITH_PAGE)
 
 
 def test_a_finding_about_a_key_names_it() -> None:

@@ -1,8 +1,8 @@
 """What a finding says: its sentence, its severity, its CIS clauses, and what a person does about it.
 
-A remedy names the page and the command. `{account_id}`, `{principal}` and `{access_key_id}` are filled in; only
-commands that exist are named. Console pages are written as a path through the console, since their addresses
-differ between partitions.
+A remedy names the page and the command; Vault and rekeyd itself have no page. `{account_id}`, `{principal}` and
+`{access_key_id}` are filled in; only commands that exist are named. Console pages are written as a path through the
+console, since their addresses differ between partitions.
 
 The clauses are those of the CIS Amazon Web Services Foundations Benchmark, as Prowler lists them in
 prowler/compliance/aws/cis_*_aws.json. v1.4 to v4.0 share their numbers.
@@ -167,9 +167,10 @@ _CIS = {
     FindingReason.WEAK_PASSWORD_POLICY: tuple(clause for item in PASSWORD_CLAUSES.values() for clause in item),
 }
 
-_POLICY = "compare the policy of rekeyd's role in account {account_id} with: rekeyd policy aws"
+_POLICY = "compare the policy of rekeyd's role in account {account_id} (IAM console > Roles) with: rekeyd policy aws"
 _EXPLAIN = "run: rekeyd explain {principal} --account {account_id}"
 _USER_KEYS = "IAM console > Users > {principal} > Security credentials > Access keys"
+_DEACTIVATE = "aws iam update-access-key --status Inactive --user-name {principal} --access-key-id {access_key_id}"
 _DELETE = "aws iam delete-access-key --user-name {principal} --access-key-id {access_key_id}"
 _REPLACE = "rekeyd rotate-now {principal} --account {account_id} --replace {access_key_id}"
 _ROTATE = "rekeyd rotate-now {principal} --account {account_id}"
@@ -184,48 +185,58 @@ _REMEDIES = {
     FindingReason.ROOT_UNREADABLE: f"allow iam:GetAccountSummary; {_POLICY}",
     FindingReason.ROOT_UNWATCHED: (
         "take account {account_id} back into aws.accounts or out of aws.organization.exclude_accounts, or look at its "
-        "root user by hand; look at it with: rekeyd config show"
+        "root user by hand: AWS Organizations console > AWS accounts; look at the settings with: rekeyd config show"
     ),
     FindingReason.ROOT_USED: (
-        "find out who used it and for what: CloudTrail console > Event history, User name = root. Daily work belongs "
-        "to roles. https://docs.aws.amazon.com/IAM/latest/UserGuide/root-user-best-practices.html"
+        "find out who used it and for what: CloudTrail console > Event history, User name = root, or aws cloudtrail "
+        "lookup-events --lookup-attributes AttributeKey=Username,AttributeValue=root. Daily work belongs to roles. "
+        "https://docs.aws.amazon.com/IAM/latest/UserGuide/root-user-best-practices.html"
     ),
     FindingReason.ROOT_TRAIL_UNREADABLE: f"allow cloudtrail:LookupEvents; {_POLICY}",
     FindingReason.ROOT_WITHOUT_MFA: (
         "sign in as the root user of account {account_id}: account name > Security credentials > Multi-factor "
-        "authentication; in a member account of an organization rather remove the root password. "
+        "authentication; in a member account of an organization rather remove the root password. Look at it with: "
+        "rekeyd root audit. "
         "https://docs.aws.amazon.com/IAM/latest/UserGuide/enable-mfa-for-root.html"
     ),
     FindingReason.REPORT_UNREADABLE: f"allow iam:GenerateCredentialReport and iam:GetCredentialReport; {_POLICY}",
-    FindingReason.KEY_OVER_MAX_AGE: f"{_EXPLAIN}; if nothing stands against it: {_ROTATE}",
+    FindingReason.KEY_OVER_MAX_AGE: f"{_EXPLAIN}; if nothing stands against it: {_ROTATE}. {_USER_KEYS}",
     FindingReason.UNMANAGED_KEY_OVER_MAX_AGE: (
-        f"give the user a policy in rekeyd's configuration, or rotate or delete the key by hand: {_USER_KEYS}"
+        f"give the user a policy in rekeyd's configuration, or rotate it by hand: {_USER_KEYS}; or: {_DEACTIVATE}"
     ),
-    FindingReason.KEY_UNUSED: f"ask the owner, deactivate the key, wait, and delete it: {_USER_KEYS}",
+    FindingReason.KEY_UNUSED: (
+        f"ask the owner, deactivate the key, wait, and delete it: {_USER_KEYS}; or: {_DEACTIVATE}"
+    ),
     FindingReason.CONSOLE_USER_WITH_KEYS: (
-        f"a person uses roles and no access key, a program has no password; remove one of the two: {_USER_KEYS}"
+        f"a person uses roles and no access key, a program has no password; remove one of the two: {_USER_KEYS}; the "
+        "password: aws iam delete-login-profile --user-name {principal}"
     ),
     FindingReason.TWO_ACTIVE_KEYS: (
         "during the overlap of a rotation this is right and ends by itself; otherwise deactivate the one that is not "
-        f"used: {_USER_KEYS}"
+        f"used: {_USER_KEYS}; or: {_DEACTIVATE}"
     ),
     FindingReason.ACCOUNT_FAILING: "look at the log's pass.failed and principal.failed lines; run: rekeyd status",
     FindingReason.ACCOUNT_UNREACHABLE: (
-        "check the role and its trust policy in account {account_id}, its external id, and the network; compare with: "
+        "check the role and its trust policy in account {account_id} (IAM console > Roles), its external id, and the "
+        "network; compare with: "
         "rekeyd policy aws"
     ),
     FindingReason.ACCOUNT_BRAKED: (
         "find out why rotations fail (rekeyd history), then: rekeyd brake show, rekeyd brake release"
     ),
     FindingReason.FLEET_BRAKED: "find out why rotations fail (rekeyd history), then: rekeyd brake release",
-    FindingReason.VAULT_UNREACHABLE: "check that Vault is up, unsealed, and that rekeyd's token or role is good",
+    FindingReason.VAULT_UNREACHABLE: (
+        "check that Vault is up and unsealed (vault status), and that rekeyd's token or role is good: rekeyd doctor"
+    ),
     FindingReason.LEFT_PLACE_NOT_EMPTIED: (
-        "point whoever still reads there to the new place, then remove the pair there with all its versions"
+        "point whoever still reads there to the new place, then remove the pair there with all its versions: "
+        "vault kv metadata delete, at the path in the message"
     ),
     FindingReason.USER_COMPROMISED: (
         "replace the key at once: rekeyd rotate-now {principal} --account {account_id} --emergency, and with "
-        "--revoke-sessions where sessions may have been made with it; look up in CloudTrail what it was used for, "
-        "answer AWS's case, then detach the quarantine policy"
+        "--revoke-sessions where sessions may have been made with it; look up what it was used for (CloudTrail "
+        "console > Event history), answer AWS's case (AWS Health console > Your account health), then detach the "
+        "quarantine policy"
     ),
     FindingReason.CREDENTIALS_EXPOSED: (
         "find out whose they are: AWS Health console > Your account health > Event log, service RISK. A root user's "
@@ -233,13 +244,16 @@ _REMEDIES = {
         "answer AWS's case"
     ),
     FindingReason.REVOCATION_LEFT: (
-        "remove it: rekeyd alarms sessions {principal} --account {account_id} --remove, with the operator's role"
+        "remove it: rekeyd alarms sessions {principal} --account {account_id} --remove, with the operator's role. "
+        "IAM console > Users > {principal} > Permissions"
     ),
     FindingReason.ADMINISTRATOR_WITH_KEYS: (
-        f"give the person or program a role instead, or less rights, and delete the keys: {_USER_KEYS}"
+        f"give the person or program a role instead, or less rights, and delete the keys: {_USER_KEYS}; or: {_DELETE}"
     ),
     FindingReason.WEAK_PASSWORD_POLICY: (
-        "IAM console > Account settings > Password policy; at least 14 characters and 24 remembered passwords"
+        "IAM console > Account settings > Password policy; at least 14 characters and 24 remembered passwords. Or, "
+        "with all your other settings, which it would reset: aws iam update-account-password-policy "
+        "--minimum-password-length 14 --password-reuse-prevention 24"
     ),
     FindingReason.POSTURE_UNREADABLE: (
         "allow iam:GetAccountPasswordPolicy and iam:GetAccountAuthorizationDetails, and with scan.health also "
@@ -247,16 +261,18 @@ _REMEDIES = {
     ),
     FindingReason.KEY_EXPOSED: (
         "replace it at once: rekeyd rotate-now {principal} --account {account_id} --emergency, and with "
-        "--revoke-sessions where sessions may have been made with it; then look up in CloudTrail what it was used for"
+        "--revoke-sessions where sessions may have been made with it; then look up what it was used for: CloudTrail "
+        "console > Event history"
     ),
     FindingReason.WAIT_OVERDUE: f"look at the log's pass.failed and principal.failed lines; {_EXPLAIN}",
     FindingReason.EVENTS_UNREADABLE: (
-        "check events.queue_url, and that rekeyd's own role may read it and delete from it, and use its KMS key if it "
+        "check events.queue_url (Amazon SQS console > Queues), and that rekeyd's own role may read it and delete from "
+        "it, and use its KMS key if it "
         "has one; compare with: rekeyd policy aws"
     ),
     FindingReason.CHANNEL_FAILING: (
-        "what it did not take is kept and sent when it works again; check alarms.* in the configuration, then: "
-        "rekeyd alarms test"
+        "what it did not take is kept and sent when it works again; check alarms.* and owners.* in the "
+        "configuration, then: rekeyd alarms test. https://github.com/caronc/apprise/wiki has the forms of URLs"
     ),
 }
 
@@ -266,8 +282,8 @@ _NAMES = f"{_EXPLAIN}; the journal knows the user from before (rekeyd history)"
 _REFUSAL_REMEDIES = {
     Reason.STEP_FAILED: f"it is tried again by itself; {_EXPLAIN}",
     Reason.UNMANAGED: f"to take it over: {_ROTATE}; or set adopt in its policy",
-    Reason.TWO_KEYS_UNMANAGED: f"free one of the two slots by hand, or: {_REPLACE}",
-    Reason.STRAY_KEY: f"find out who made {{access_key_id}}; if it is not needed: {_REPLACE}",
+    Reason.TWO_KEYS_UNMANAGED: f"free one of the two slots by hand: {_USER_KEYS}; or: {_REPLACE}",
+    Reason.STRAY_KEY: f"find out who made {{access_key_id}}; if it is not needed: {_REPLACE}. {_USER_KEYS}",
     Reason.STILL_USED: f"move the consumer named in the message to the pair in Vault; {_EXPLAIN}",
     Reason.LAST_USE_UNKNOWN: f"allow iam:GetAccessKeyLastUsed; {_POLICY}",
     Reason.USED_IN_QUARANTINE: (
@@ -275,7 +291,8 @@ _REFUSAL_REMEDIES = {
         "rollback {principal} --account {account_id}"
     ),
     Reason.REACTIVATED: (
-        f"ask who reactivated {{access_key_id}} and why; when it is over, deactivate it again: {_USER_KEYS}"
+        f"ask who reactivated {{access_key_id}} and why; when it is over, deactivate it again: {_USER_KEYS}; or: "
+        f"{_DEACTIVATE}"
     ),
     Reason.HELD_KEY_DEAD: (
         "consumers fail now. If nobody deactivated it on purpose (incident response): "
@@ -283,10 +300,10 @@ _REFUSAL_REMEDIES = {
     ),
     Reason.HELD_KEY_NOT_HONOURED: f"consumers may fail now; {_EXPLAIN}; a new pair: {_ROTATE}",
     Reason.PROOF_UNAVAILABLE: f"check that AWS STS can be reached from rekeyd; {_EXPLAIN}",
-    Reason.NO_FREE_SLOT: f"{_EXPLAIN}; if the other key is not needed: {_REPLACE}",
+    Reason.NO_FREE_SLOT: f"{_EXPLAIN}; if the other key is not needed: {_REPLACE}. {_USER_KEYS}",
     Reason.MORE_THAN_TWO_KEYS: f"delete keys by hand until two are left: {_USER_KEYS}, or {_DELETE}",
-    Reason.SAME_SECOND_KEYS: f"say which key may go: {_REPLACE}",
-    Reason.KEY_STATUS_UNKNOWN: f"look at the key, and delete it if it is dead: {_USER_KEYS}",
+    Reason.SAME_SECOND_KEYS: f"say which key may go: {_REPLACE}. {_USER_KEYS}",
+    Reason.KEY_STATUS_UNKNOWN: f"look at the key, and delete it if it is dead: {_USER_KEYS}; or: {_DELETE}",
     Reason.USER_RECREATED: _NAMES,
     Reason.USER_RENAMED: _NAMES,
     Reason.FOREIGN_KEY_IN_VAULT: (
@@ -308,13 +325,16 @@ _REFUSAL_REMEDIES = {
     ),
     Reason.POLICY_UNKNOWN: f"allow iam:GetAccountAuthorizationDetails and iam:GetUser; {_POLICY}",
     Reason.BRAKED: "run: rekeyd brake show",
-    Reason.FROZEN: "it ends by itself; freezes stand in the configuration: fleet.freezes",
+    Reason.FROZEN: "it ends by itself; freezes stand in the configuration, fleet.freezes: rekeyd config show",
     Reason.OBSERVE_MODE: 'set fleet.mode = "enforce" when rekeyd shall act',
-    Reason.RATE_LIMITED: "it ends by itself; the limit is fleet.max_rotations_per_hour",
+    Reason.RATE_LIMITED: "it ends by itself; the limit is fleet.max_rotations_per_hour: rekeyd config show",
     Reason.MARK_OF_ANOTHER_INSTANCE: (
         "give each deployment its own journal.instance; if an older journal was restored over a newer one, "
-        "delete the secret at vault.state_path with its metadata: all clocks then start again"
+        "delete the secret at vault.state_path with its metadata (vault kv metadata delete): all clocks then "
+        "start again"
     ),
-    Reason.JOURNAL_RESTORED: "ask again for what is still wanted: {principal} is looked at as it stands now",
+    Reason.JOURNAL_RESTORED: (
+        f"ask again for what is still wanted ({_ROTATE}): {{principal}} is looked at as it stands now"
+    ),
     Reason.MARK_NOT_WRITABLE: "allow rekeyd to write vault.state_path; compare with: rekeyd policy vault",
 }
