@@ -3,16 +3,17 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 
 from rekeyd.adapters.channel_owners import is_owner
 from rekeyd.core.findings import FindingReason, found
 from rekeyd.core.model import AccountId, Principal, UserId
-from rekeyd.core.policy import Policy
+from rekeyd.core.policy import Adopt, Policy
 from rekeyd.errors import AccessDeniedError, RefusedError, TemporaryError
 from rekeyd.fleet.alarms import AlarmKeeper, Scope
-from rekeyd.fleet.outbox import LAST_RETRY, OWNER_LIFE, Postman, names_of
+from rekeyd.fleet.outbox import GATHER, LAST_RETRY, OWNER_LIFE, Postman, names_of
 from rekeyd.fleet.owners import OwnerDesk, owner_of
 from rekeyd.fleet.passes import Fleet
 from rekeyd.fleet.preview import Preview
@@ -201,6 +202,36 @@ def test_an_owner_hears_of_an_old_key_on_hold_with_service_and_region_and_once()
     assert old.id in message.text
     assert "with dynamodb in eu-west-1" in message.text
     assert house.chat.told.count(("raised", "still_used")) == 1, "and people are alarmed as ever"
+
+
+def test_a_storm_of_a_whole_pass_is_one_message_a_channel() -> None:
+    house = House(policy(adopt=Adopt.WHEN_ASKED))
+    for number in range(150):
+        house.user(f"old-{number}", owner=None, age=200 * DAY)
+        house.world.operators.add_key(ACCOUNT, f"old-{number}", age=150 * DAY)
+    sent_in_the_pass = 0
+    announce = house.rig.journal.announce
+
+    def tick(*args: Any, **kwargs: Any) -> None:
+        """The daemon's outbox, which sends in the middle of a pass whatever is a second old."""
+        nonlocal sent_in_the_pass
+        announce(*args, **kwargs)
+        house.world.clock.advance(2 * GATHER)
+        house.postman.deliver(wait=True)
+        sent_in_the_pass += 1
+
+    house.rig.journal.announce = tick  # type: ignore[method-assign]
+    house.fleet.scan_pass(ACCOUNT)
+    house.rig.journal.announce = announce  # type: ignore[method-assign]
+    house.tell()
+    beginning, end = house.chat.messages
+    assert sent_in_the_pass == 2
+    assert {each["reason"] for each in alarms_of(beginning)} == {"key_unused"}
+    assert {each["reason"] for each in alarms_of(end)} == {"stray_key", "key_over_max_age"}
+    assert end.document["announcements"] == 300
+    house.fleet.scan_pass(ACCOUNT)
+    house.tell()
+    assert len(house.chat.messages) == 2
 
 
 def test_an_owner_hears_once_that_somebody_reactivated_the_old_key() -> None:

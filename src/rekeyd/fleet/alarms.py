@@ -28,7 +28,7 @@ from rekeyd.errors import JournalError, StoppingError
 from rekeyd.logs import get_logger
 from rekeyd.ports import Alarm, Announcement, Clock, Journal
 
-__all__ = ["AlarmKeeper", "LogNotifier", "Notice", "Notifier", "Scope"]
+__all__ = ["AlarmKeeper", "Found", "LogNotifier", "Notice", "Notifier", "Scope"]
 
 log = get_logger()
 
@@ -93,6 +93,18 @@ class Scope:
         else:
             part = _Part.POSTURE if alarm.reason in POSTURE_REASONS else _Part.PASS
         return part is self.part and alarm.account_id == self.account_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """All that one look at a scope found."""
+
+    scope: Scope
+    findings: Iterable[Finding]
+    undecided: frozenset[FindingReason] = frozenset()
+    """Reasons that the look could not decide (`core.findings.undecided`)."""
+    complete: bool = True
+    """False: the look was broken off, so what it did not find may still be there."""
 
 
 _NO_ACCOUNT: dict[str, _Part] = {
@@ -202,23 +214,17 @@ class AlarmKeeper:
     ) -> tuple[tuple[Notice, Alarm], ...]:
         """Bring the scope's alarms in line with all its findings of now; returns what was announced.
 
-        `undecided`: reasons that the look could not decide (`core.findings.undecided`). `complete=False`: the look was
-        broken off, so what it did not find may still be there. JournalError: after everything was announced.
+        The other arguments: see `Found`. JournalError: after everything was announced.
         """
+        return self.update_all([Found(scope=scope, findings=findings, undecided=undecided, complete=complete)])
+
+    def update_all(self, looks: Iterable[Found]) -> tuple[tuple[Notice, Alarm], ...]:
+        """As `update`, of several scopes that were looked at together: people get one message."""
         with self._lock:
             now = self.clock.now()
             self._failure = None
             self._read()
-            mine = {mark: alarm for mark, alarm in self._open.items() if scope.covers(alarm)}
-            loud = _loudest(findings)
-            due = [self._found(finding, now) for finding in loud.values()]
-            for mark, alarm in mine.items():
-                if mark in loud:
-                    continue
-                if not complete or alarm.reason in undecided:
-                    due.append(self._due(alarm, now))
-                else:
-                    self._end(alarm, now)
+            due = [notice for look in looks for notice in self._judged(look, now)]
             ends = [(Notice.RESOLVED, alarm) for alarm in self._ended.values()]
             notices = [*(notice for notice in due if notice is not None), *ends]
             announced = tuple((kind, alarm) for kind, alarm in notices if self._told(alarm, kind))
@@ -262,6 +268,19 @@ class AlarmKeeper:
             self._failed(error)
         for alarm in tuple(self._unsaved.values()):
             self._save(alarm)
+
+    def _judged(self, look: Found, now: datetime) -> list[tuple[Notice, Alarm] | None]:
+        mine = {mark: alarm for mark, alarm in self._open.items() if look.scope.covers(alarm)}
+        loud = _loudest(look.findings)
+        due = [self._found(finding, now) for finding in loud.values()]
+        for mark, alarm in mine.items():
+            if mark in loud:
+                continue
+            if not look.complete or alarm.reason in look.undecided:
+                due.append(self._due(alarm, now))
+            else:
+                self._end(alarm, now)
+        return due
 
     def _found(self, finding: Finding, now: datetime) -> tuple[Notice, Alarm] | None:
         mark = finding.fingerprint

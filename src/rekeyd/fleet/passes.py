@@ -29,7 +29,7 @@ from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
 from rekeyd.errors import BusyError, Error, LeaseLostError, NotFoundError, StateError, StoppingError
 from rekeyd.fleet.account import AccountWork, Worked
-from rekeyd.fleet.alarms import AlarmKeeper, Scope
+from rekeyd.fleet.alarms import AlarmKeeper, Found, Scope
 from rekeyd.fleet.exposure import Exposures
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.left import left_findings
@@ -241,8 +241,8 @@ class Fleet:
             principals=chosen.managed,
             due=chosen.due,
         )
-        self._pass_alarms(account_id)
-        self._check_posture(seen)
+        self._check_posture(seen, also=self._pass_found(account_id))
+        self._tell_owners(account_id, self.journal.statuses(account_id))
         seconds = (self.clock.now() - now).total_seconds()
         log.info(Event.PASS_FINISHED, looked=result.looked, failed=result.failed, due=chosen.due, seconds=seconds)
         if result.ok:
@@ -394,7 +394,8 @@ class Fleet:
             anew=anew,
         )
 
-    def _check_posture(self, seen: AccountSeen) -> None:
+    def _check_posture(self, seen: AccountSeen, *, also: Iterable[Found] = ()) -> None:
+        """`also`: what else was found, for people to read of it in the same message."""
         with self._posture_lock:
             # A pass takes long, and a look that began after it may have ended before: what is newer stands.
             newest = self._seen.get(seen.account_id)
@@ -402,7 +403,9 @@ class Fleet:
                 seen = newer_of(newest, seen)
             seen = replace(seen, managed=self._managed(seen.account_id))
             self._seen[seen.account_id] = seen
-            self.alarms.update(Scope.posture(seen.account_id), check(seen, self.clock.now()), undecided=undecided(seen))
+            found_ = check(seen, self.clock.now())
+            posture = Found(scope=Scope.posture(seen.account_id), findings=found_, undecided=undecided(seen))
+            self.alarms.update_all([*also, posture])
 
     def _managed(self, account_id: AccountId) -> Mapping[str, ManagedSeen] | None:
         """By ARN; None before the first scan."""
@@ -433,6 +436,10 @@ class Fleet:
         return managed
 
     def _pass_alarms(self, account_id: AccountId) -> None:
+        self.alarms.update_all(self._pass_found(account_id))
+        self._tell_owners(account_id, self.journal.statuses(account_id))
+
+    def _pass_found(self, account_id: AccountId) -> tuple[Found, ...]:
         """Refused principals, and whether the account itself works; brakes of the fleet belong to no account."""
         accounts = [status for status in self.journal.account_statuses() if status.account_id == account_id]
         brakes = self.journal.brakes()
@@ -447,9 +454,11 @@ class Fleet:
             *account_findings(accounts, own),
             *left_findings(self.mark.vault, self.journal, self.clock, account_id, actor=self.actor),
         ]
-        self.alarms.update(Scope.account_pass(account_id), findings)
-        self.alarms.update(Scope.fleet(), account_findings((), [b for b in brakes if b.account_id is None]))
-        self._tell_owners(account_id, statuses)
+        fleet = account_findings((), [b for b in brakes if b.account_id is None])
+        return (
+            Found(scope=Scope.account_pass(account_id), findings=findings),
+            Found(scope=Scope.fleet(), findings=fleet),
+        )
 
     def _tell_owners(self, account_id: AccountId, statuses: Iterable[PrincipalStatus]) -> None:
         """Owners stand in tags, which a scan reads: before the first one nobody is told."""
