@@ -39,8 +39,8 @@ REPORT_LIFE = timedelta(hours=4)
 https://docs.aws.amazon.com/IAM/latest/UserGuide/id_credentials_getting-report.html"""
 
 SETTINGS_LIFE = timedelta(hours=1)
-"""How long a user whom AWS put in quarantine, or a use of the root user, may go unseen; three calls an account, or
-four where `aws.region` is not the Region of IAM's events, and one more where AWS Health is asked."""
+"""How long a user whom AWS put in quarantine, or a use of the root user, may go unseen.
+docs/alarms.md counts the calls."""
 
 
 class Part(StrEnum):
