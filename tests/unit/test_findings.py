@@ -360,7 +360,18 @@ USER_FINDINGS: dict[str, tuple[AccountSeen, list[str]]] = {
         users_of(row(key(age=90 * DAY + SECOND)), users={}),
         ["unmanaged_key_over_max_age"],
     ),
-    "which users are managed is not known": (users_of(row(key(age=91 * DAY)), users=None), []),
+    "which users are managed is not known": (
+        users_of(replace(row(key(age=91 * DAY)), more_credentials=True), users=None),
+        [],
+    ),
+    "a user in no policy with more keys than the report has columns for": (
+        users_of(replace(row(key()), more_credentials=True), users={}),
+        ["unlisted_credentials"],
+    ),
+    "a user in a policy with more keys is refused for them": (
+        users_of(replace(row(key()), more_credentials=True), users=managed()),
+        [],
+    ),
     "a key silent for exactly 45 days": (
         users_of(row(key(age=60 * DAY, used=45 * DAY)), users=managed()),
         ["key_unused"],
@@ -448,7 +459,7 @@ UNDECIDED: dict[str, tuple[AccountSeen, AbstractSet[str], AbstractSet[str]]] = {
     ),
     "which users are managed is not known": (
         seen(summary(), report()),
-        {"key_over_max_age", "unmanaged_key_over_max_age"},
+        {"key_over_max_age", "unmanaged_key_over_max_age", "unlisted_credentials"},
         ROOT_BY_SUMMARY | {"key_unused"},
     ),
 }

@@ -86,6 +86,10 @@ MESSAGES: dict[str, tuple[AccountSeen, str]] = {
         seen(None, report(row(key(age=91 * DAY))), users={}),
         "a user in no policy has an active access key over the age limit: 91 days old",
     ),
+    "unlisted_credentials": (
+        seen(None, report(dataclasses.replace(row(key(), key()), more_credentials=True)), users={}),
+        "a user in no policy has more credentials than the credential report lists",
+    ),
     "key_unused": (
         seen(None, report(row(key(age=60 * DAY, used=50 * DAY)))),
         "an active access key is unused: no use on record for 50 days",

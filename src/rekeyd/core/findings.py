@@ -61,6 +61,7 @@ POSTURE_REASONS = frozenset(
         FindingReason.REPORT_UNREADABLE,
         FindingReason.KEY_OVER_MAX_AGE,
         FindingReason.UNMANAGED_KEY_OVER_MAX_AGE,
+        FindingReason.UNLISTED_CREDENTIALS,
         FindingReason.KEY_UNUSED,
         FindingReason.CONSOLE_USER_WITH_KEYS,
         FindingReason.TWO_ACTIVE_KEYS,
@@ -81,6 +82,7 @@ _BY_REPORT = frozenset(
         FindingReason.ROOT_USED,
         FindingReason.KEY_OVER_MAX_AGE,
         FindingReason.UNMANAGED_KEY_OVER_MAX_AGE,
+        FindingReason.UNLISTED_CREDENTIALS,
         FindingReason.KEY_UNUSED,
         FindingReason.CONSOLE_USER_WITH_KEYS,
         FindingReason.TWO_ACTIVE_KEYS,
@@ -89,7 +91,13 @@ _BY_REPORT = frozenset(
 _BY_RIGHTS = frozenset(
     {FindingReason.USER_COMPROMISED, FindingReason.REVOCATION_LEFT, FindingReason.ADMINISTRATOR_WITH_KEYS}
 )
-_BY_POLICIES = frozenset({FindingReason.KEY_OVER_MAX_AGE, FindingReason.UNMANAGED_KEY_OVER_MAX_AGE})
+_BY_POLICIES = frozenset(
+    {
+        FindingReason.KEY_OVER_MAX_AGE,
+        FindingReason.UNMANAGED_KEY_OVER_MAX_AGE,
+        FindingReason.UNLISTED_CREDENTIALS,
+    }
+)
 
 
 def check(seen: AccountSeen, now: datetime) -> tuple[Finding, ...]:
@@ -293,6 +301,15 @@ def _unmanaged_key_over_max_age(seen: AccountSeen, now: datetime) -> Iterator[Fi
             )
 
 
+def _unlisted_credentials(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
+    """Of a managed user the keys themselves are listed, and more than two of them are refused."""
+    if seen.managed is None:
+        return
+    for arn, row in _rows(seen):
+        if arn not in seen.managed and row.more_credentials:
+            yield found(FindingReason.UNLISTED_CREDENTIALS, account_id=seen.account_id, principal=row.user_name)
+
+
 def _key_unused(seen: AccountSeen, _now: datetime) -> Iterator[Finding]:
     """Judged at the report's own time: a use since then would not show in it."""
     if seen.report is None:
@@ -440,6 +457,7 @@ CHECKS: tuple[Check, ...] = (
     _report_unreadable,
     _managed_key_over_max_age,
     _unmanaged_key_over_max_age,
+    _unlisted_credentials,
     _key_unused,
     _console_user_with_keys,
     _two_active_keys,

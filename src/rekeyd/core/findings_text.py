@@ -26,6 +26,7 @@ class FindingReason(StrEnum):
     REPORT_UNREADABLE = "report_unreadable"
     KEY_OVER_MAX_AGE = "key_over_max_age"
     UNMANAGED_KEY_OVER_MAX_AGE = "unmanaged_key_over_max_age"
+    UNLISTED_CREDENTIALS = "unlisted_credentials"
     KEY_UNUSED = "key_unused"
     CONSOLE_USER_WITH_KEYS = "console_user_with_keys"
     TWO_ACTIVE_KEYS = "two_active_keys"
@@ -80,6 +81,7 @@ _SENTENCES = {
     FindingReason.REPORT_UNREADABLE: "the account's credential report cannot be read",
     FindingReason.KEY_OVER_MAX_AGE: "a managed user has an active access key over its policy's age limit",
     FindingReason.UNMANAGED_KEY_OVER_MAX_AGE: "a user in no policy has an active access key over the age limit",
+    FindingReason.UNLISTED_CREDENTIALS: "a user in no policy has more credentials than the credential report lists",
     FindingReason.KEY_UNUSED: "an active access key is unused",
     FindingReason.CONSOLE_USER_WITH_KEYS: "a user with a console password has an active access key",
     FindingReason.TWO_ACTIVE_KEYS: "a user has more than one active access key",
@@ -114,6 +116,8 @@ _SEVERITIES = {
     FindingReason.REPORT_UNREADABLE: Severity.HIGH,
     FindingReason.KEY_OVER_MAX_AGE: Severity.HIGH,
     FindingReason.UNMANAGED_KEY_OVER_MAX_AGE: Severity.MEDIUM,
+    # Nobody knows how old they are, nor whether anybody uses them.
+    FindingReason.UNLISTED_CREDENTIALS: Severity.MEDIUM,
     FindingReason.KEY_UNUSED: Severity.MEDIUM,
     FindingReason.CONSOLE_USER_WITH_KEYS: Severity.LOW,
     FindingReason.TWO_ACTIVE_KEYS: Severity.LOW,
@@ -203,6 +207,10 @@ _REMEDIES = {
     FindingReason.KEY_OVER_MAX_AGE: f"{_EXPLAIN}; if nothing stands against it: {_ROTATE}. {_USER_KEYS}",
     FindingReason.UNMANAGED_KEY_OVER_MAX_AGE: (
         f"give the user a policy in rekeyd's configuration, or rotate it by hand: {_USER_KEYS}; or: {_DEACTIVATE}"
+    ),
+    FindingReason.UNLISTED_CREDENTIALS: (
+        "look at all of its keys and signing certificates, and delete what is not needed: aws iam list-access-keys "
+        f"--user-name {{principal}}; {_USER_KEYS}"
     ),
     FindingReason.KEY_UNUSED: (
         f"ask the owner, deactivate the key, wait, and delete it: {_USER_KEYS}; or: {_DEACTIVATE}"
