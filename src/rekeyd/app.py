@@ -213,6 +213,7 @@ def rules_of(config: Config, partition: Callable[[], str], alias_of: AliasOf) ->
         settle=config.aws.settle,
         region=config.aws.region,
         extra_of=places.extra_of,
+        sharers_of=places.sharers_of,
     )
 
 

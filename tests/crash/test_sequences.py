@@ -345,9 +345,13 @@ def test_two_accounts_on_one_path_are_both_refused(scanned: bool) -> None:
     world.user(ACCOUNT, USER, age=100 * DAY)
     world.user(OTHER_ACCOUNT, USER, age=100 * DAY)
     if scanned:
-        places = Places(world.place_of)
+        places = Places(
+            rig.reconciler.observer.rules,
+            list_users=lambda account_id: world.cloud.iam(account_id).list_users(),
+            watched=lambda: world.cloud.accounts().watched,
+        )
         for account_id in (ACCOUNT, OTHER_ACCOUNT):
-            places.learn(account_id, rig.reconciler.observer.rules, world.cloud.iam(account_id).list_users())
+            places.learn(account_id, world.cloud.iam(account_id).list_users())
         rig.collides = places.collides
     for account_id in (ACCOUNT, OTHER_ACCOUNT):
         before = world.keys(account_id, USER)

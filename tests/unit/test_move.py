@@ -50,7 +50,7 @@ class Moving:
         assert isinstance(held, VaultHeld)
         return held.access_key_id
 
-    def move(self, *, collides: bool = False) -> Moved:
+    def move(self, *, collides: bool = False, unlisted: bool = False) -> Moved:
         rules = Rules(
             policies=self.rig.policies,
             place_of=self.place_of,
@@ -65,6 +65,7 @@ class Moving:
             clock=self.world.clock,
             rules=rules,
             collides=lambda _principal, _place: collides,
+            unlisted=lambda _principal: unlisted,
         )
         with self.rig.held() as work:
             return mover.move(work.lease, self.principal)
@@ -190,6 +191,8 @@ def test_a_place_that_another_user_has_is_not_written_to() -> None:
     moving = Moving()
     with pytest.raises(StateError, match="two users share one path"):
         moving.move(collides=True)
+    with pytest.raises(StateError, match="could not be listed"):
+        moving.move(unlisted=True)
     assert moving.world.vault.current(moving.new) == VaultAbsent(0)
 
 
@@ -281,7 +284,8 @@ def _calls_of_a_move() -> list[str]:
 def test_a_place_of_an_account_that_was_not_scanned_yet_is_taken_all_the_same() -> None:
     moving = Moving()
     shared = replace(moving.old, path=moving.old.path.upper())
-    places = Places(lambda _: shared)
+    rules = replace(moving.rig.reconciler.observer.rules, place_of=lambda _: shared)
+    places = Places(rules, list_users=lambda _: (), watched=tuple)
     stranger = replace(moving.principal, account_id="444455556666", user_id="AIDAOTHER")  # type: ignore[arg-type]
     assert not places.collides(stranger, shared)
     places.learn_published(moving.rig.journal.publications())

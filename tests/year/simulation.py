@@ -173,7 +173,12 @@ class Year:
         self.world = World(seed=self.seed, lags=lags, keep_calls=False)
         settings = FleetSettings(max_parallel=1, max_rotations_per_hour=1000, scan_every=HOUR)
         self.rig = Rig(*policies(), world=self.world, settings=settings, journal_points=True)
-        self.places = Places(self.world.place_of)
+        cloud = self.world.cloud
+        self.places = Places(
+            self.rig.reconciler.observer.rules,
+            list_users=lambda account_id: cloud.iam(account_id).list_users(),
+            watched=lambda: cloud.accounts().watched,
+        )
         self.rig.collides = self.places.collides
         self.figures = Figures(seed=self.seed, users=self.users, days=self.days)
         self.people = People(self.rig, self.draw, self.figures.counts, self.disturbed, hire=self._hire)
@@ -317,7 +322,7 @@ class Year:
         now = self.world.clock.now()
         for account_id in ACCOUNTS:
             users = [user.principal for user in self.world.account(account_id).users.values()]
-            self.places.learn(account_id, self.rig.reconciler.observer.rules, users)
+            self.places.learn(account_id, users)
         present = {user.user_id for user in self.world.aws.users()}
         self.next_at = {user_id: at for user_id, at in self.next_at.items() if user_id in present}
         for index, user in enumerate(self.world.aws.users()):

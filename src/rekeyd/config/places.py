@@ -1,7 +1,9 @@
 """Where each principal's pair lives: the places of the policies, or else the one of [vault]."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from rekeyd.adapters.vault_fields import BadPathError, FieldNames, PathValues, field_names, render_path
 from rekeyd.config.models import Config, FieldSettings
@@ -43,6 +45,8 @@ class Places:
             )
             for policy in config.policies
         }
+        self._accounts_of = {policy.name: policy.match.accounts for policy in config.policies}
+        self._one_account = len(config.aws.accounts) <= 1 and config.aws.organization is None
         state_path = vault.state_path.replace("{instance}", config.journal.instance)
         self._mark = (self._usual.namespace, self._usual.mount, state_path.casefold())
 
@@ -69,6 +73,28 @@ class Places:
         """The static fields beside the pair."""
         return self._of_policy.get(policy.name, self._usual).names.extra
 
+    def sharers_of(self, principal: Principal, watched: Callable[[], Collection[AccountId]]) -> frozenset[AccountId]:
+        """Of the `watched` accounts those, beside its own, to whose users some policy could give the same place.
+
+        None where the path names the account, and in a configuration of one account: then `watched` is not called.
+        """
+        policy = select(self._policies, principal).policy
+        if policy is None or self._one_account or _names_account(self._of_policy[policy.name].path):
+            return frozenset()
+        mine = self._of_policy[policy.name]
+        return frozenset(
+            account_id
+            for account_id in watched()
+            if account_id != principal.account_id and any(_may_coincide(mine, one) for one in self._used_in(account_id))
+        )
+
+    def _used_in(self, account_id: AccountId) -> list[_Template]:
+        return [
+            replace(self._of_policy[name], path=self._of_policy[name].path.replace("{account_id}", account_id))
+            for name, accounts in self._accounts_of.items()
+            if accounts is None or account_id in accounts
+        ]
+
     def _values(self, template: _Template, principal: Principal) -> PathValues:
         # Asked only when it is wanted: it costs a permission and a call.
         wants_alias = "{account_alias}" in template.path
@@ -88,3 +114,26 @@ def _names(fields: FieldSettings) -> FieldNames:
         secret_field=fields.secret_access_key,
         extra=fields.extra,
     )
+
+
+def _names_account(path: str) -> bool:
+    return "{account_id}" in path or "{account_alias}" in path
+
+
+def _may_coincide(one: _Template, other: _Template) -> bool:
+    """Whether some values could make one place of the two; in doubt yes."""
+    if (one.namespace.casefold(), one.mount.casefold()) != (other.namespace.casefold(), other.mount.casefold()):
+        return False
+    for mine, theirs in zip_longest(one.path.casefold().split("/"), other.path.casefold().split("/")):
+        if "{user_path}" in (mine, theirs):
+            return True  # any number of segments, so the others need not stand side by side
+        if mine is None or theirs is None or not _may_be_equal(mine, theirs):
+            return False
+    return True
+
+
+def _may_be_equal(mine: str, theirs: str) -> bool:
+    if "{" in mine and "{" in theirs:
+        return True
+    pattern, text = (mine, theirs) if "{" in mine else (theirs, mine)
+    return re.fullmatch(".+".join(map(re.escape, re.split(r"{\w+}", pattern))), text) is not None

@@ -45,6 +45,12 @@ class Event(StrEnum):
     SCAN_FINISHED = "scan.finished", Level.INFO, "An account was scanned; the users that are due are in its fields."
     REPORT_WAITED = "report.waited", Level.DEBUG, "The credential report is not ready yet."
 
+    SHARERS_UNLISTED = (
+        "sharers.unlisted",
+        Level.WARNING,
+        "Users of an account could have places of another account's users and could not be listed; those must wait.",
+    )
+
     # rotations
     ROTATION_ASKED = (
         "rotation.asked",

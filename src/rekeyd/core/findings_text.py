@@ -318,6 +318,10 @@ _REFUSAL_REMEDIES = {
         f"put the user's own pair back, or correct vault.path or the policy's match; {_VAULT_SECRET}"
     ),
     Reason.PATH_COLLISION: "make vault.path tell the two users apart; check with: rekeyd config check",
+    Reason.PATH_UNCERTAIN: (
+        "let rekeyd list the users of every account again (rekeyd status says which fails), "
+        "or put {{account_id}} into the path"
+    ),
     Reason.BAD_PATH: "correct vault.path or the user's tags; check with: rekeyd config check",
     Reason.VAULT_MOVED: (
         "rekeyd move {principal} --account {account_id}; or set vault.address, namespace, mount, path and fields back"

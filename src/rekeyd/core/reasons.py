@@ -76,6 +76,7 @@ class Reason(StrEnum):
     USER_RENAMED = "user_renamed"
     FOREIGN_KEY_IN_VAULT = "foreign_key_in_vault"
     PATH_COLLISION = "path_collision"
+    PATH_UNCERTAIN = "path_uncertain"
     BAD_PATH = "bad_path"
     VAULT_MOVED = "vault_moved"
     VAULT_DELETED = "vault_deleted"
@@ -166,6 +167,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.USER_RENAMED: "the user has another name than in the journal",
     Reason.FOREIGN_KEY_IN_VAULT: "Vault holds a key that belongs to somebody else",
     Reason.PATH_COLLISION: "two users share one path in Vault",
+    Reason.PATH_UNCERTAIN: "users of another account could have the same path in Vault, and could not be listed",
     Reason.BAD_PATH: "the user's name or tags make no valid path in Vault",
     Reason.VAULT_MOVED: "the place of the secret in the configuration is not where it was published",
     Reason.VAULT_DELETED: "the secret was deleted in Vault",
@@ -206,6 +208,7 @@ _SEVERITIES: dict[Reason, Severity] = {
     Reason.USER_RENAMED: Severity.HIGH,
     Reason.FOREIGN_KEY_IN_VAULT: Severity.HIGH,
     Reason.PATH_COLLISION: Severity.HIGH,
+    Reason.PATH_UNCERTAIN: Severity.MEDIUM,
     Reason.BAD_PATH: Severity.HIGH,
     Reason.VAULT_MOVED: Severity.HIGH,
     Reason.VAULT_DELETED: Severity.HIGH,

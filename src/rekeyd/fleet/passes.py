@@ -115,7 +115,11 @@ class Fleet:
     _users: dict[AccountId, tuple[Principal, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.places = Places(self.rules.place_of)
+        self.places = Places(
+            self.rules,
+            list_users=lambda account_id: self.cloud.iam(account_id).list_users(),
+            watched=lambda: self.cloud.accounts().watched,
+        )
 
     # --- which accounts ----------------------------------------------------------------------------------------------
 
@@ -197,6 +201,7 @@ class Fleet:
                 clock=self.clock,
                 rules=self.rules,
                 collides=self.places.collides,
+                unlisted=self.places.unlisted,
             )
             moved = mover.move(lease, self.cloud.iam(account_id).get_user(principal.user_name))
             self._pass_alarms(account_id)
@@ -219,7 +224,7 @@ class Fleet:
         scan = Scan(account_id=account_id, users=iam.list_users(), report=seen.report, scanned_at=now)
         self._users[account_id] = scan.users
         chosen, drift = self._choose(scan, now)
-        self.places.learn(account_id, self.rules, scan.users)
+        self.places.learn(account_id, scan.users)
         log.debug(Event.SCAN_FINISHED, users=len(scan.users), managed=chosen.managed, due=chosen.due)
         work = self._work(account_id, lease)
         worked = work.work(chosen.look, requests=lambda: self.journal.requests(account_id))
@@ -281,6 +286,7 @@ class Fleet:
             around=Circumstances(
                 own_arns=frozenset({identity.arn}),
                 collides=self.places.collides,
+                unlisted=self.places.unlisted,
                 mark_problem=self.mark.problem(),
                 observing=self.observing,
                 holder=lease.lease.holder,

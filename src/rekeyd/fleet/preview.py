@@ -95,7 +95,7 @@ class Preview:
         """Raises what IAM and the journal raise. Teaches the fleet which places are taken."""
         fleet = self.fleet
         users = fleet.cloud.iam(account_id).list_users()
-        fleet.places.learn(account_id, fleet.rules, users)
+        fleet.places.learn(account_id, users)
         unfinished = fleet.journal.open_users(account_id)
         concerned = tuple(
             user
@@ -136,6 +136,7 @@ class Preview:
             gate=fleet.gates.gate(principal.account_id),
             own_arns=frozenset({fleet.cloud.sts.caller_identity(principal.account_id).arn}),
             collides=fleet.places.collides,
+            unlisted=fleet.places.unlisted,
         )
         proof: HeldProof | None = None
         while True:

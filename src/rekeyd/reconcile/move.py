@@ -32,7 +32,7 @@ from rekeyd.errors import ConflictError, Error, StateError, TemporaryError
 from rekeyd.logs import get_logger
 from rekeyd.ports import AccountJournal, Clock, Cloud, Known, Pair, Vault
 from rekeyd.reconcile.prove import Prover
-from rekeyd.reconcile.rules import Rules
+from rekeyd.reconcile.rules import Rules, always_listed
 
 log = get_logger()
 
@@ -54,6 +54,7 @@ class Mover:
     clock: Clock
     rules: Rules
     collides: Callable[[Principal, Place], bool]
+    unlisted: Callable[[Principal], bool] = always_listed
 
     def move(self, journal: AccountJournal, principal: Principal) -> Moved:
         """StateError: a person must act first. Other errors: it did not come to an end and may be asked for again."""
@@ -69,8 +70,11 @@ class Mover:
                 version=published.version,
                 changed=False,
             )
+        unlisted = self.unlisted(principal)  # lists other accounts, so it comes before `collides`
         if self.collides(principal, place):
             raise StateError(f"{principal.label}: {Reason.PATH_COLLISION.sentence}: {place.mount}/{place.path}")
+        if unlisted:
+            raise StateError(f"{principal.label}: {Reason.PATH_UNCERTAIN.sentence}: {place.mount}/{place.path}")
         seen = self.vault.current(place)
         if not (isinstance(seen, VaultHeld) and seen.access_key_id == published.access_key_id):
             self._copy(journal, principal, published, place, seen, policy)

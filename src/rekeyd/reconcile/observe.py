@@ -125,8 +125,13 @@ class Observer:
         except RefusedError:
             nowhere = Place(address="", namespace="", mount="", path="", id_field="", secret_field="")
             return nowhere, (*problems, Reason.BAD_PATH)
+        # Before its first pair is on its way to this place; it lists other accounts, so it comes before `collides`.
+        new = known.facts.rotation is None and (published is None or published.place != place)
+        unlisted = new and around.unlisted(principal)
         if around.collides(principal, place):
             problems.append(Reason.PATH_COLLISION)
+        elif unlisted:
+            problems.append(Reason.PATH_UNCERTAIN)
         if published is not None and published.place != place:
             problems.append(Reason.VAULT_MOVED)
         return place, tuple(problems)
