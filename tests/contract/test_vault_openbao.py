@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 
 from rekeyd.adapters.vault_kv import KvVault
-from rekeyd.core.model import VaultAbsent, VaultHeld, VaultUnreadable
-from rekeyd.demo.emulator.faults import Http
+from rekeyd.core.model import VaultAbsent, VaultDeleted, VaultHeld, VaultUnreadable
+from rekeyd.demo.emulator.faults import Drop, Http
 from rekeyd.demo.emulator.vault_proxy import VaultError, VaultProxy
 from rekeyd.demo.openbao import OpenBaoServer
-from rekeyd.errors import AccessDeniedError, NotFoundError, PreconditionError, RefusedError, TemporaryError
+from rekeyd.errors import (
+    AccessDeniedError,
+    ConflictError,
+    NotFoundError,
+    PreconditionError,
+    RefusedError,
+    TemporaryError,
+)
 from tests.contract.vault_stand import NEW, OLD, OpenBaoStand, fields, note, pair, unguarded
+from tests.integration.test_openbao import eventually
 
 pytestmark = pytest.mark.slow
 
@@ -198,6 +206,44 @@ def test_a_version_that_will_be_deleted_later_is_held_now(stand: OpenBaoStand) -
     assert history.all_readable_since(0)
 
 
+def test_a_version_whose_time_is_over_is_deleted_and_nothing_is_written_over_it(stand: OpenBaoStand) -> None:
+    stand.kv(lambda kv: kv.configure(delete_version_after="1s", mount_point=stand.mount))
+    stand.publish(cas=0, key_id=OLD)
+    assert eventually(lambda: stand.vault.current(stand.place) == VaultDeleted(1))
+    history = stand.vault.history(stand.place)
+    assert history is not None
+    assert not history.all_readable_since(0), "so no key is taken for one that never got here"
+    with pytest.raises(RefusedError, match="version 1 is soft-deleted"):
+        stand.publish(cas=1)
+    with pytest.raises(RefusedError, match="version 1 is soft-deleted"):
+        stand.vault.burn(stand.place, cas=1, guard=unguarded)
+    assert stand.version() == 1
+    stand.kv(lambda kv: kv.configure(delete_version_after="1h", mount_point=stand.mount))
+    stand.kv(lambda kv: kv.undelete_secret_versions(stand.place.path, [1], mount_point=stand.mount))
+    assert stand.fields() == fields(OLD), "a person brings it back"
+
+
+def test_a_secret_that_keeps_one_version_is_written_once_and_read_back(stand: OpenBaoStand, tmp_path: Path) -> None:
+    stand.kv(lambda kv: kv.configure(max_versions=1, mount_point=stand.mount))
+    stand.put(fields(OLD, team="payments"))
+    with VaultProxy(stand.server.address) as proxy:
+        through = OpenBaoStand(stand.server, stand.mount, tmp_path, address=proxy.address)
+        proxy.fault(f"POST {stand.mount}/data/*", when="after", do=Drop())
+        assert through.publish(cas=1) == 2
+        through.close()
+    assert stand.fields() == fields(NEW, team="payments")
+    assert stand.vault.read_pair(stand.place, 1) is None, "so there is nothing to roll back to"
+    history = stand.vault.history(stand.place)
+    assert history is not None
+    assert [version.version for version in history.versions] == [2]
+    assert not history.all_readable_since(0)
+    stand.put(fields(NEW, team="billing"))
+    with pytest.raises(ConflictError, match="no longer at version 1"):
+        stand.publish(cas=1, key_id=OLD)
+    stand.vault.destroy(stand.place, [1, 2])
+    assert stand.fields() == fields(NEW, team="billing")
+
+
 def test_a_mount_that_asks_for_check_and_set_is_served(stand: OpenBaoStand) -> None:
     stand.kv(lambda kv: kv.configure(cas_required=True, mount_point=stand.mount))
     assert stand.publish(cas=0) == 1
@@ -245,6 +291,48 @@ def test_a_note_leaves_the_settings_of_other_people_alone(
     held = stand.vault.current(stand.place)
     assert isinstance(held, VaultHeld)
     assert held.note == note(2, old=None)
+
+
+@pytest.mark.parametrize("whose", ["the secret", "the mount"])
+@pytest.mark.parametrize("patch", [True, False], ids=["by patch", "without patch"])
+def test_a_note_is_written_where_metadata_asks_for_check_and_set(
+    stand: OpenBaoStand, tmp_path: Path, whose: str, patch: bool
+) -> None:
+    stand.put(fields(OLD))
+    stand.publish(cas=1)
+    where = "config" if whose == "the mount" else f"metadata/{stand.place.path}"
+    body: dict[str, object] = {"metadata_cas_required": True}
+    if whose == "the secret":
+        body["custom_metadata"] = {"owner": "payments"}
+    with stand.server.client() as client:
+        client.adapter.post(f"/v1/{stand.mount}/{where}", json=body)
+    with VaultProxy(stand.server.address) as proxy:
+        if not patch:
+            proxy.fault("PATCH *", do=VaultError(403, ("no",)), forever=True)
+        through = OpenBaoStand(stand.server, stand.mount, tmp_path, address=proxy.address)
+        for key_id in (OLD, None):  # the second finds another number
+            through.vault.write_note(through.place, note(2, old=key_id))
+        through.close()
+    metadata = stand.metadata()
+    assert metadata is not None
+    assert whose == "the mount" or metadata["custom_metadata"]["owner"] == "payments"
+    held = stand.vault.current(stand.place)
+    assert isinstance(held, VaultHeld)
+    assert held.note == note(2, old=None)
+
+
+def test_a_note_whose_answer_was_lost_is_written_with_check_and_set(stand: OpenBaoStand, tmp_path: Path) -> None:
+    stand.publish(cas=0)
+    with stand.server.client() as client:
+        client.adapter.post(f"/v1/{stand.mount}/config", json={"metadata_cas_required": True})
+    with VaultProxy(stand.server.address) as proxy:
+        through = OpenBaoStand(stand.server, stand.mount, tmp_path, address=proxy.address)
+        proxy.fault("PATCH *", when="after", do=VaultError(502, ("lost",)), nth=2)
+        through.vault.write_note(through.place, note(1))
+        through.close()
+    held = stand.vault.current(stand.place)
+    assert isinstance(held, VaultHeld)
+    assert held.note == note(1)
 
 
 def test_a_note_about_another_key_or_a_later_version_does_not_count(stand: OpenBaoStand) -> None:

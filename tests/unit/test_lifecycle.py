@@ -10,6 +10,7 @@ from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
 from tests.rig import ACCOUNT, DAY, Rig, asked, policy
 from tests.world import lost
+from tests.world.points import Crash, Phase
 
 
 def test_a_due_key_is_rotated_and_the_old_one_retired() -> None:
@@ -30,6 +31,17 @@ def test_a_due_key_is_rotated_and_the_old_one_retired() -> None:
     rig.settle()
     assert [key.id for key in rig.world.keys(ACCOUNT, "ci")] == [new_id]
     assert rig.status("ci").state == State.FRESH
+    rig.world.check_promises()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_secret_that_keeps_one_version_is_rotated_over_a_crash(moment: Phase) -> None:
+    rig = Rig(policy())
+    rig.world.vault.state.max_versions = 1
+    rig.world.user(ACCOUNT, "ci", age=100 * DAY)
+    rig.world.fault("vault.publish", when=moment, error=Crash("vault.publish"))
+    rig.settle(crashes=True)
+    assert [key.id for key in rig.world.keys(ACCOUNT, "ci")] == [rig.world.held_id(ACCOUNT, "ci")]
     rig.world.check_promises()
 
 

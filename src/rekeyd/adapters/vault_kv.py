@@ -56,6 +56,9 @@ _REPEAT_DELAYS = tuple(timedelta(seconds=s) for s in (0.2, 0.5, 1.0))
 # A secret normally keeps ten versions. A mount with `max_versions` in the thousands must not cost a read each.
 _MOST_VERSIONS_READ = 64
 
+# Both "… required for this call" and "… does not match the current version".
+_METADATA_CAS = "metadata check-and-set parameter"
+
 _MARK_FIELDS = ("instance", "incarnation", "seq", "event_hash")
 
 
@@ -281,22 +284,38 @@ class KvVault:
         entries = note_to_metadata(note)
         self._store.check_mount(target)
         what = f"patch the metadata of {target.label}"
-        answer = self._repeated(
-            lambda line: line.request(
-                "PATCH",
-                f"/v1/{quote(target.mount)}/metadata/{quote(target.path)}",
-                headers={"Content-Type": "application/merge-patch+json"},
-                json={"custom_metadata": entries},
-            ),
-            what,
-            target,
-            accept=(404, 403, 405, 415),
-        )
+        answer = self._patched(target, {"custom_metadata": entries}, what)
+        for _ in _REPEAT_DELAYS:
+            if not answer.says(_METADATA_CAS):
+                break
+            # OpenBao alone asks for it (`metadata_cas_required`). A lost answer shows as a number that no longer fits,
+            # and the same entries are sent again.
+            revision = self._revision(target)
+            answer = self._patched(target, {"custom_metadata": entries, "metadata_cas": revision}, what)
         if answer.ok:
             return
         if answer.status == 404:
             raise NotFoundError(f"{what}: there is no such secret", hint="it is looked at again")
+        if answer.status == 400:
+            raise self._client.problem(answer, what, changing=True)
         self._note_without_patch(target, entries)
+
+    def _patched(self, target: Target, body: Mapping[str, Any], what: str) -> Answer:
+        return self._repeated(
+            lambda line: line.request(
+                "PATCH",
+                f"/v1/{quote(target.mount)}/metadata/{quote(target.path)}",
+                headers={"Content-Type": "application/merge-patch+json"},
+                json=body,
+            ),
+            what,
+            target,
+            accept=(400, 404, 403, 405, 415),
+        )
+
+    def _revision(self, target: Target) -> int | None:
+        metadata = self._store.metadata(target)
+        return None if metadata is None else metadata.revision
 
     def _note_without_patch(self, target: Target, entries: Mapping[str, str | None]) -> None:
         """For a token without the capability, or a server without the verb. A POST replaces the whole map of custom
