@@ -44,6 +44,36 @@ def test_a_changed_place_is_refused_moved_and_the_old_one_reported_until_it_is_e
     assert stand.bao.read(NEW, mount=stand.mount).version == 2  # type: ignore[union-attr]
 
 
+def test_another_spelling_of_the_address_moves_nothing(rotated: Stand) -> None:
+    slash = {"REKEYD_VAULT__ADDRESS": f"{rotated.bao.address.replace('http', 'HTTP')}/"}
+    ran = rotated.run("move", "ci", "--json", env=slash)
+    assert (ran.code, ran.document["moves"][0]["outcome"]) == (0, "unchanged")
+    assert "nothing to do" in rotated.run("move", "--all", env=slash).out
+
+
+def test_a_place_at_another_address_is_reported_until_a_person_says_that_it_is_empty(rotated: Stand) -> None:
+    renamed = {"REKEYD_VAULT__ADDRESS": rotated.bao.address.replace("127.0.0.1", "localhost")}
+    key_id = rotated.held_id("ci")
+    assert rotated.run("move", "ci", "--emptied", env=renamed).out.strip() == "there is nothing to do"
+    moved = rotated.run("move", "ci", "--json", env=renamed)
+    assert moved.document["moves"][0]["outcome"] == "moved", moved.out
+    alarms = rotated.run("alarms", env=renamed).out
+    assert "still holds one" in alarms
+    assert rotated.bao.address in alarms
+    said = rotated.run("move", "CI", "--emptied", "--json", env=renamed)
+    assert (said.code, said.document["moves"][0]["outcome"]) == (0, "emptied")
+    assert rotated.run("rotate-now", "ci", "--emergency", "--yes", env=renamed).code == 0
+    assert "still holds one" not in rotated.run("alarms", env=renamed).out
+    assert rotated.held_id("ci") != key_id
+
+
+def test_a_place_that_can_be_looked_into_is_not_ended_by_word(rotated: Stand) -> None:
+    assert rotated.run("move", "ci", env=ELSEWHERE).code == 0
+    said = rotated.run("move", "--all", "--emptied", "--json", env=ELSEWHERE)
+    assert (said.code, said.document["moves"][0]["outcome"]) == (4, "refused")
+    assert "still holds one" in rotated.run("alarms", env=ELSEWHERE).out
+
+
 @pytest.mark.parametrize("arguments", [(), ("ci", "--all")], ids=["nobody", "one and all"])
 def test_whom_to_move_is_said_in_one_way(rotated: Stand, arguments: tuple[str, ...]) -> None:
     assert rotated.run("move", *arguments).code == 2

@@ -5,7 +5,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
+from rekeyd.adapters.journal_schema import place_text, publication
 from rekeyd.core.findings import FindingReason
 from rekeyd.core.model import KeyStatus, Place, Principal, VaultAbsent, VaultHeld
 from rekeyd.core.reasons import Reason
@@ -141,6 +143,29 @@ def test_the_old_place_is_reported_until_it_is_emptied() -> None:
     assert moving.left() == []
     assert moving.rig.journal.left_places(ACCOUNT) == ()
     assert moving.rig.journal.history()[-1].event == "left_place.emptied"
+
+
+def test_a_place_at_another_address_is_reported_although_nobody_can_look_there() -> None:
+    moving = Moving(lambda principal: replace(default_place(principal), address="https://new.example:8200"))
+    copied = moving.world.operators.served_fields(moving.old)
+    moving.world.operators.write_fields(moving.new, copied)
+    assert moving.move().changed is True
+    (left,) = moving.rig.journal.left_places(ACCOUNT)
+    assert left.place == moving.old
+    moving.world.vault.denied.add("current")  # as the adapter refuses another address than its own
+    assert moving.left() == [FindingReason.LEFT_PLACE_NOT_EMPTIED]
+    moving.rig.journal.left_place_emptied(left, actor="user:test", at=moving.world.clock.now())
+    assert moving.left() == []
+
+
+def test_a_journal_that_has_another_spelling_of_the_address_knows_the_place() -> None:
+    moving = Moving(default_place)
+    store = moving.rig.store._store
+    with store.write() as conn:
+        odd = place_text(replace(moving.old, address="https://VAULT.example:8200/"))
+        conn.execute(sa.update(publication).values(place=odd))
+    assert moving.reason() is Reason.IN_OVERLAP
+    assert moving.move().changed is False
 
 
 def test_other_names_of_the_fields_are_a_move_within_one_secret() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from rekeyd import config
 from rekeyd.adapters.vault_fields import BadPathError
+from rekeyd.adapters.vault_settings import normal_address
 from rekeyd.config import Problem, policies_of
 from rekeyd.config.places import Places
 from rekeyd.core.model import AccountId, Principal, UserId
@@ -86,6 +87,23 @@ def test_the_alias_is_asked_for_only_where_it_is_wanted() -> None:
     assert made.place_of(principal("ci-deploy")).path == "aws/111122223333/ci-deploy"
     with pytest.raises(TemporaryError, match="the alias cannot be read"):
         made.place_of(principal("till", "/payments/"))
+
+
+SPELLINGS = {
+    "https://vault.example": ("https://vault.example/", "https://VAULT.example:443", "HTTPS://vault.example"),
+    "http://127.0.0.1:8200": ("http://127.0.0.1:8200/",),
+    "https://[::1]:8200": ("https://[::1]:8200/",),
+    "http://vault.example:443": ("http://vault.example:443",),
+    "https://vault.example:no": ("https://vault.example:no",),
+}
+
+
+@pytest.mark.parametrize("address", SPELLINGS)
+def test_an_address_has_one_spelling(address: str) -> None:
+    assert {normal_address(spelling) for spelling in (address, *SPELLINGS[address])} == {address}
+    if address.startswith("https://v") and not address.endswith("no"):
+        text = VAULT.replace("https://vault.example:8200", SPELLINGS[address][0])
+        assert places(text).place_of(principal("ci")).address == address
 
 
 def test_no_user_gets_the_place_of_the_mark() -> None:

@@ -52,22 +52,18 @@ class MoveSteps(LeasedJournal):
                 conn, principal, Anchored(access_key_id=key_id, version=version, version_created_at=version_created_at)
             )
             self._set_principal(conn, principal, proven_version=version)
-            for place in (old, to):
-                conn.execute(
-                    sa.delete(left_place).where(
-                        is_user(left_place, principal), left_place.c.place == t.place_text(place)
-                    )
+            for left in conn.execute(sa.select(left_place).where(is_user(left_place, principal))).all():
+                if t.place_from(left.place) in (old, to):
+                    conn.execute(sa.delete(left_place).where(left_place.c.id == left.id))
+            conn.execute(
+                sa.insert(left_place).values(
+                    account_id=principal.account_id,
+                    user_id=principal.user_id,
+                    user_name=principal.user_name,
+                    place=t.place_text(old),
+                    left_at=at,
                 )
-            if old.address == to.address:
-                conn.execute(
-                    sa.insert(left_place).values(
-                        account_id=principal.account_id,
-                        user_id=principal.user_id,
-                        user_name=principal.user_name,
-                        place=t.place_text(old),
-                        left_at=at,
-                    )
-                )
+            )
             self._record(
                 conn,
                 Recorded.KEY_MOVED,
@@ -80,6 +76,7 @@ class MoveSteps(LeasedJournal):
                     "path": to.path,
                     "from_mount": old.mount,
                     "from_path": old.path,
+                    **({} if old.address == to.address else {"from_address": old.address}),
                 },
             )
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from rekeyd.adapters.vault_settings import normal_address
 from rekeyd.core.model import AccessKeyId, Place, Principal
 
 REVISIONS = ("0001", "0002", "0003", "0004")
@@ -70,8 +71,9 @@ def place_text(place: Place) -> str:
 
 
 def place_from(text: str) -> Place:
+    """Its address in the spelling of now: earlier versions wrote what stood in the configuration."""
     parts: dict[str, Any] = json.loads(text)
-    return Place(**parts)
+    return Place(**{**parts, "address": normal_address(parts["address"])})
 
 
 def folded(user_name: str) -> str:

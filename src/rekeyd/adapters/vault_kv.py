@@ -17,7 +17,7 @@ from rekeyd.adapters.vault_fields import BURN_MARKER
 from rekeyd.adapters.vault_health import VaultHealth, health_of
 from rekeyd.adapters.vault_note import note_from_metadata, note_to_metadata
 from rekeyd.adapters.vault_read import Life, Metadata, Store, Stored, Target
-from rekeyd.adapters.vault_settings import VaultSettings
+from rekeyd.adapters.vault_settings import VaultSettings, normal_address
 from rekeyd.adapters.vault_wire import Answer, Wire
 from rekeyd.adapters.vault_write import Landed, Write
 from rekeyd.core.model import (
@@ -387,7 +387,7 @@ class KvVault:
 
     def _target(self, place: Place) -> Target:
         """RefusedError for a place on another server, BadPathError for one that would be escaped from."""
-        if place.address.rstrip("/") != self._client.address:
+        if normal_address(place.address) != self._client.address:
             raise RefusedError(
                 f"{place.mount}/{place.path} lies in Vault at {place.address}, and rekeyd is connected to "
                 f"{self._client.address}",

@@ -77,7 +77,7 @@ VaultAuth = TokenFileAuth | LoginAuth
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaultSettings:
     address: str
-    """`https://host:port`, with a path prefix if there is one, without `/v1`."""
+    """`https://host:port`. A path prefix is spoken to, but the configuration has none."""
     auth: VaultAuth
     state_path: str
     """Of the high-water mark, in `mount` and `namespace`."""
@@ -99,9 +99,29 @@ class VaultSettings:
     """`http://host:port` of a proxy that opens tunnels (CONNECT); None: straight to the address."""
 
 
+_USUAL_PORTS = {"http": 80, "https": 443}
+
+
+def normal_address(address: str) -> str:
+    """The one spelling of an address: the host in lower case, without the usual port and a trailing slash.
+
+    Places are compared by it; another spelling of the same server would make every pair a moved one.
+    """
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        return address
+    if not parts.hostname or "@" in parts.netloc:
+        return address.rstrip("/")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    where = host if port in (None, _USUAL_PORTS.get(parts.scheme)) else f"{host}:{port}"
+    return parts._replace(netloc=where, path=parts.path.rstrip("/")).geturl()
+
+
 def checked_address(settings: VaultSettings) -> str:
-    """The address without its trailing slash. Raises ConfigError for one that would be a mistake or a leak."""
-    address = settings.address.rstrip("/")
+    """The address in its normal spelling. Raises ConfigError for one that would be a mistake or a leak."""
+    address = normal_address(settings.address)
     parts = urlsplit(address)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConfigError(

@@ -1,5 +1,6 @@
 """`rekeyd move`: after a place in the configuration changed on purpose, bring the pairs there."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from rekeyd.errors import Error, StateError, StoppingError, UsageError
 if TYPE_CHECKING:
     from rekeyd.app import App
     from rekeyd.cli.targets import Target
-    from rekeyd.core.model import Place
+    from rekeyd.core.model import AccountId, Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class MoveEntry:
     account_id: str
     user_name: str
     outcome: str
-    """moved | unchanged | refused | failed"""
+    """moved | unchanged | emptied | refused | failed"""
     reason: str
     message: str
     code: ExitCode
@@ -59,11 +60,20 @@ def move(
     all_users: Annotated[
         bool, typer.Option("--all", help="Every user whose place changed.", show_default=False)
     ] = False,
+    emptied: Annotated[
+        bool,
+        typer.Option(
+            "--emptied",
+            help="Move nothing: say that the places they left, into which rekeyd cannot look, are empty.",
+            show_default=False,
+        ),
+    ] = False,
     yes: YesOption = False,
 ) -> ExitCode:
     """Copy held pairs to the places that the configuration names now, and prove them there.
 
-    The old places stay as they are, and are reported until somebody empties them.
+    The old places stay as they are, and are reported until somebody empties them. Into one at another address rekeyd
+    cannot look; --emptied ends its report.
     """
     if bool(users) == all_users:
         raise UsageError("name users, or give --all", hint="not both, and not neither")
@@ -80,6 +90,9 @@ def move(
         raise StateError('fleet.mode is "observe", so nothing is changed', hint='set fleet.mode = "enforce"')
     with opened(config, actor=actor()) as opened_app, stopped_by_signals(opened_app.clock):
         opened_app.refuse_root()
+        if emptied:
+            watched = targets.watched_accounts(opened_app.fleet, account)
+            return _report(session, _emptied(opened_app, watched, {name.casefold() for name in users or ()}))
         if users:
             chosen = targets.named(opened_app.fleet, users, account)
         else:
@@ -139,6 +152,33 @@ def _moved(app_: "App", target: "Target") -> MoveEntry:
     )
 
 
+def _emptied(app_: "App", account_ids: "Iterable[AccountId]", names: set[str]) -> list[MoveEntry]:
+    """Those of these users, or of all; also of users that are gone. One that rekeyd can look into ends by itself."""
+    from rekeyd.cli.person import actor
+    from rekeyd.core.model import VaultUnreadable
+
+    said = []
+    for left in [left for account_id in account_ids for left in app_.journal.left_places(account_id)]:
+        if names and left.user_name.casefold() not in names:
+            continue
+        blind = isinstance(app_.vault.current(left.place), VaultUnreadable)
+        if blind:
+            app_.journal.left_place_emptied(left, actor=actor(), at=app_.clock.now())
+        where = f"{_label(left.place)} at {left.place.address}"
+        said.append(
+            MoveEntry(
+                account_id=left.account_id,
+                user_name=left.user_name,
+                outcome="emptied" if blind else "refused",
+                reason="asked" if blind else "readable",
+                message=f"{where}: {'it is not reported any more' if blind else 'rekeyd looks into it itself'}",
+                code=ExitCode.DONE if blind else ExitCode.REFUSED,
+                before=_label(left.place),
+            )
+        )
+    return said
+
+
 def _label(place: "Place") -> str:
     where = f"{place.mount}/{place.path}"
     return f"{place.namespace}/{where}" if place.namespace else where
@@ -148,7 +188,7 @@ def _report(session: Session, moves: list[MoveEntry]) -> ExitCode:
     if session.json:
         output.document({"schema_version": SCHEMA_VERSION, "moves": [made.entry() for made in moves]})
     elif not moves:
-        output.line("nothing has to be moved")
+        output.line("there is nothing to do")
     else:
         for made in moves:
             output.line(f"{made.account_id}/{made.user_name}: {made.outcome}: {made.message}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from rekeyd.adapters.vault_fields import BadPathError, FieldNames, PathValues, field_names, render_path
+from rekeyd.adapters.vault_settings import normal_address
 from rekeyd.config.models import Config, FieldSettings
 from rekeyd.core.model import AccountId, Place, Principal, Selection
 from rekeyd.core.policy import Policy, select
@@ -29,7 +30,7 @@ class Places:
         self, config: Config, policies: tuple[Policy, ...], *, partition: Callable[[], str], alias_of: AliasOf
     ) -> None:
         vault = config.vault
-        self._address = vault.address
+        self._address = normal_address(vault.address)
         self._policies = policies
         self._partition = partition
         self._alias_of = alias_of

@@ -237,8 +237,10 @@ _REMEDIES = {
         "check that Vault is up and unsealed (vault status), and that rekeyd's token or role is good: rekeyd doctor"
     ),
     FindingReason.LEFT_PLACE_NOT_EMPTIED: (
-        "point whoever still reads there to the new place, then remove the pair there with all its versions: "
-        "vault kv metadata delete, at the path in the message"
+        "point whoever still reads there to the new place, then remove the pair there with all its versions (vault kv "
+        "metadata delete, at the path in the message). Where rekeyd cannot look, as at another address, look yourself; "
+        "if that is the same Vault under another name, remove nothing. Then: rekeyd move {principal} --account "
+        "{account_id} --emptied"
     ),
     FindingReason.USER_COMPROMISED: (
         "replace the key at once: rekeyd rotate-now {principal} --account {account_id} --emergency, and with "
