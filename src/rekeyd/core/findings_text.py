@@ -35,6 +35,7 @@ class FindingReason(StrEnum):
     ACCOUNT_BRAKED = "account_braked"
     FLEET_BRAKED = "fleet_braked"
     VAULT_UNREACHABLE = "vault_unreachable"
+    SECRET_ID_INTERCEPTED = "secret_id_intercepted"  # noqa: S105 - a reason
     LEFT_PLACE_NOT_EMPTIED = "left_place_not_emptied"
     CHANNEL_FAILING = "channel_failing"
     EVENTS_UNREADABLE = "events_unreadable"
@@ -90,6 +91,7 @@ _SENTENCES = {
     FindingReason.ACCOUNT_BRAKED: "rotations failed in a row, so none is opened in the account",
     FindingReason.FLEET_BRAKED: "rotations failed in several accounts, so none is opened anywhere",
     FindingReason.VAULT_UNREACHABLE: "Vault cannot be used",
+    FindingReason.SECRET_ID_INTERCEPTED: "somebody else seems to have opened rekeyd's secret_id on its way",
     FindingReason.LEFT_PLACE_NOT_EMPTIED: "a place in Vault that a pair was moved away from still holds one",
     FindingReason.CHANNEL_FAILING: "a channel for alarms takes no messages",
     FindingReason.EVENTS_UNREADABLE: "the event queue cannot be read or emptied, so changes wait for the next scan",
@@ -126,6 +128,7 @@ _SEVERITIES = {
     FindingReason.ACCOUNT_BRAKED: Severity.HIGH,
     FindingReason.FLEET_BRAKED: Severity.HIGH,
     FindingReason.VAULT_UNREACHABLE: Severity.HIGH,
+    FindingReason.SECRET_ID_INTERCEPTED: Severity.CRITICAL,
     FindingReason.LEFT_PLACE_NOT_EMPTIED: Severity.MEDIUM,
     FindingReason.CHANNEL_FAILING: Severity.HIGH,
     FindingReason.EVENTS_UNREADABLE: Severity.MEDIUM,
@@ -235,6 +238,10 @@ _REMEDIES = {
     FindingReason.FLEET_BRAKED: "find out why rotations fail (rekeyd history), then: rekeyd brake release",
     FindingReason.VAULT_UNREACHABLE: (
         "check that Vault is up and unsealed (vault status), and that rekeyd's token or role is good: rekeyd doctor"
+    ),
+    FindingReason.SECRET_ID_INTERCEPTED: (
+        "destroy the secret_id (vault write auth/approle/role/ROLE/secret-id-accessor/destroy), look for the unwrap in "
+        "Vault's audit log, and deliver a new wrapping token"
     ),
     FindingReason.LEFT_PLACE_NOT_EMPTIED: (
         "point whoever still reads there to the new place, then remove the pair there with all its versions (vault kv "

@@ -12,7 +12,7 @@ from rekeyd.core.events import Event
 from rekeyd.daemon.accounts import POLL_EVERY, AccountWork
 from rekeyd.daemon.parts import Parts
 from rekeyd.daemon.schedule import Schedule
-from rekeyd.errors import Error, StateError, StoppingError
+from rekeyd.errors import Error, InterceptedError, StateError, StoppingError
 from rekeyd.fleet.alarms import Scope
 from rekeyd.logs import get_logger
 
@@ -131,7 +131,8 @@ class Chores:
                 problem = app.vault.token_problem
                 ends_at = app.vault.token_ends_at() if problem is None else None
                 self._vault_failures = 0 if problem is None else self._vault_failures + 1
-                if problem is None or self._vault_failures >= _LOOKS_BEFORE_ALARM:
+                weather = not isinstance(problem, InterceptedError) and self._vault_failures < _LOOKS_BEFORE_ALARM
+                if problem is None or not weather:
                     app.fleet.vault_looked_at(problem)
             self._note_token(problem, ends_at)
         finally:

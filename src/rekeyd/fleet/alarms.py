@@ -109,6 +109,7 @@ class Found:
 
 _NO_ACCOUNT: dict[str, _Part] = {
     FindingReason.VAULT_UNREACHABLE: _Part.VAULT,
+    FindingReason.SECRET_ID_INTERCEPTED: _Part.VAULT,
     FindingReason.CHANNEL_FAILING: _Part.CHANNELS,
     FindingReason.EVENTS_UNREADABLE: _Part.EVENTS,
 }

@@ -51,6 +51,7 @@ from rekeyd.fleet.posture import (
 from rekeyd.fleet.scan import Scan, ToLookAt, fingerprint, users_to_look_at
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.fleet.tenure import Tenures
+from rekeyd.fleet.vault import look_of
 from rekeyd.logs import bound, get_logger
 from rekeyd.ports import (
     AccountJournal,
@@ -355,8 +356,8 @@ class Fleet:
 
     def vault_looked_at(self, problem: Error | None) -> None:
         """Whether Vault could be used just now; that it cannot is an alarm until it can."""
-        findings = [] if problem is None else [found(FindingReason.VAULT_UNREACHABLE, detail=problem.message)]
-        self.alarms.update(Scope.vault(), findings)
+        look = look_of(problem)
+        self.alarms.update(Scope.vault(), look.findings, undecided=look.undecided)
 
     def channels_looked_at(self, findings: Iterable[Finding]) -> None:
         """Which channels for alarms fail; all the others are told."""
