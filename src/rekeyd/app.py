@@ -99,11 +99,12 @@ def opened(config: Config, *, actor: str, clock: SystemClock | None = None, hear
 
 def renewed(app: App, config: Config, *, actor: str) -> App:
     """The same journal and clock under another configuration; the caller closes the old `vault` when nobody uses it.
+    What was logged in for or opened once (a wrapped secret_id) goes on to the new one.
 
     What `config.journal` says is not looked at: a journal is changed by a restart.
     """
     kept = config.model_copy(update={"journal": app.config.journal})
-    vault = KvVault(vault_settings(kept), app.clock)
+    vault = KvVault(vault_settings(kept), app.clock, before=app.vault)
     try:
         return assembled(kept, clock=app.clock, journal=app.journal, vault=vault, actor=actor)
     except BaseException:

@@ -2,10 +2,14 @@
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from rekeyd.demo.emulator.vault_proxy import VaultProxy
 from rekeyd.demo.openbao import OpenBaoServer
+from tests.contract.vault_approle import Logins
+from tests.contract.vault_stand import OpenBaoStand
 from tests.secret_registry import remember
 
 _numbers = itertools.count(1)
@@ -25,6 +29,14 @@ def kv_mount(openbao: OpenBaoServer) -> str:
     mount = f"kv{next(_numbers)}"
     openbao.enable_kv(mount)
     return mount
+
+
+@pytest.fixture
+def logins(openbao: OpenBaoServer, kv_mount: str, tmp_path: Path) -> Iterator[Logins]:
+    with VaultProxy(openbao.address) as proxy:
+        made = Logins(OpenBaoStand(openbao, kv_mount, tmp_path), proxy, tmp_path)
+        yield made
+        made.vault.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

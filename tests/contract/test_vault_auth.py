@@ -1,8 +1,6 @@
 """Tokens and logins against a real OpenBao: what expires, shrinks, is revoked or refused on the way."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,80 +9,17 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from rekeyd.adapters.vault_kv import KvVault
-from rekeyd.adapters.vault_settings import AppRoleAuth, JwtAuth, KubernetesAuth, VaultAuth, VaultSettings
+from rekeyd.adapters.vault_settings import AppRoleAuth, JwtAuth, KubernetesAuth
 from rekeyd.core.model import VaultAbsent, VaultUnreadable
-from rekeyd.demo.emulator.faults import Answer, Drop, Incident
-from rekeyd.demo.emulator.vault_proxy import VaultError, VaultProxy
-from rekeyd.demo.openbao import OpenBaoServer
+from rekeyd.demo.emulator.faults import Drop
+from rekeyd.demo.emulator.vault_proxy import VaultError
 from rekeyd.errors import RefusedError, TemporaryError
-from tests.contract.vault_stand import OpenBaoStand, SteadyClock
+from tests.contract.vault_approle import LOGIN, LOOK, RENEW, Json, Logins
+from tests.contract.vault_stand import OpenBaoStand
 from tests.contract.vault_tls import Authority, TlsServer
-from tests.secret_registry import remember, write_secret
+from tests.secret_registry import write_secret
 
 pytestmark = pytest.mark.slow
-
-POLICY = """
-path "MOUNT/data/aws/*"     { capabilities = ["create", "read", "update"] }
-path "MOUNT/metadata/aws/*" { capabilities = ["create", "read", "update", "patch"] }
-path "MOUNT/destroy/aws/*"  { capabilities = ["update"] }
-"""
-LOGIN = "POST auth/*/login"
-RENEW = "POST auth/token/renew-self"
-
-
-@dataclass(frozen=True, slots=True)
-class Json:
-    """Any answer of Vault."""
-
-    body: str
-    status: int = 200
-
-    def apply(self, incident: Incident) -> Answer | None:  # noqa: ARG002
-        return Answer(status=self.status, headers=(("Content-Type", "application/json"),), body=self.body.encode())
-
-
-class Logins:
-    """An AppRole of its own per test, behind a proxy."""
-
-    def __init__(self, stand: OpenBaoStand, proxy: VaultProxy, folder: Path) -> None:
-        self.stand = stand
-        self.proxy = proxy
-        self.name = f"rekeyd-{stand.mount}"
-        stand.server.write_policy(self.name, POLICY.replace("MOUNT", stand.mount))
-        self.role = stand.server.create_app_role(self.name, [self.name], token_ttl="1h", token_max_ttl="4h")
-        remember(self.role.secret_id)
-        self.secret_id_file = write_secret(folder / "secret_id", self.role.secret_id)
-        self.clock = SteadyClock(datetime.now(UTC))  # noqa: TID251 - the server's clock is the machine's
-        self.vault = self.adapter(AppRoleAuth(role_id=self.role.role_id, secret_id_file=self.secret_id_file))
-        self.place = stand.place_at("aws/1/ci", address=proxy.address)
-
-    def adapter(self, auth: VaultAuth) -> KvVault:
-        settings: VaultSettings = replace(self.stand.settings, address=self.proxy.address, auth=auth)
-        return KvVault(settings, self.clock)
-
-    @property
-    def count(self) -> int:
-        return len(self.proxy.calls(LOGIN))
-
-    def approle(self, act: Callable[[Any], Any]) -> Any:
-        with self.stand.server.client() as client:
-            return act(client.auth.approle)
-
-    def revoke_all(self) -> None:
-        with self.stand.server.client() as client:
-            client.adapter.post("/v1/sys/leases/revoke-prefix/auth/approle/login")
-
-    def works(self) -> bool:
-        return self.vault.current(self.place) == VaultAbsent(0)
-
-
-@pytest.fixture
-def logins(openbao: OpenBaoServer, kv_mount: str, tmp_path: Path) -> Iterator[Logins]:
-    with VaultProxy(openbao.address) as proxy:
-        made = Logins(OpenBaoStand(openbao, kv_mount, tmp_path), proxy, tmp_path)
-        yield made
-        made.vault.close()
 
 
 def test_an_approle_logs_in_once_and_reports_its_end(logins: Logins) -> None:
@@ -105,6 +40,63 @@ def test_a_token_is_renewed_between_55_and_70_percent_of_its_time(logins: Logins
     assert (len(logins.proxy.calls(RENEW)), logins.count) == (1, 1)
     assert logins.vault.token_ends_at() == next_at + timedelta(hours=1)
     assert logins.vault.token_problem is None
+
+
+@pytest.mark.parametrize(
+    ("look", "says"),
+    [
+        (VaultError(503, ("Vault is sealed",)), "sealed"),
+        (VaultError(500, ("internal error",)), "500"),
+        (Drop(), "gave no answer"),
+    ],
+    ids=["sealed", "broken", "silent"],
+)
+def test_a_vault_in_trouble_is_seen_long_before_the_token_is_renewed(logins: Logins, look: Any, says: str) -> None:
+    logins.vault.maintain()
+    assert logins.vault.token_problem is None
+    logins.proxy.fault(LOOK, do=look)
+    assert logins.vault.maintain() == logins.clock.now() + timedelta(seconds=5)
+    assert says in str(logins.vault.token_problem)
+    logins.vault.maintain()
+    assert (logins.vault.token_problem, logins.count) == (None, 1), "the token is kept"
+
+
+def test_a_token_revoked_while_nobody_uses_it_is_replaced_by_the_look(logins: Logins) -> None:
+    logins.vault.maintain()
+    logins.revoke_all()
+    logins.vault.maintain()
+    assert (logins.vault.token_problem, logins.count) == (None, 2)
+
+
+def test_a_revoked_token_that_cannot_be_replaced_is_a_problem(logins: Logins) -> None:
+    logins.vault.maintain()
+    write_secret(logins.secret_id_file, "00000000-1111-2222-3333-wrongsecretid")
+    logins.revoke_all()
+    for _ in range(2):
+        logins.vault.maintain()
+        assert "the login to Vault by approle was refused" in str(logins.vault.token_problem)
+    assert logins.count == 2
+
+
+def test_a_token_that_may_not_look_itself_up_is_not_taken_for_dead_each_time(logins: Logins) -> None:
+    logins.approle(lambda a: a.create_or_update_approle(logins.name, token_no_default_policy=True))
+    for _ in range(5):
+        logins.vault.maintain()
+        assert logins.vault.token_problem is None
+    assert logins.count == 2, "the second tells that it is the role's way"
+    logins.proxy.fault(LOOK, do=VaultError(503, ("Vault is sealed",)))
+    logins.vault.maintain()
+    assert "sealed" in str(logins.vault.token_problem), "and a sealed Vault is seen all the same"
+    assert logins.works()
+
+
+def test_a_look_costs_no_use_of_a_token_whose_uses_are_counted(logins: Logins) -> None:
+    logins.approle(lambda a: a.create_or_update_approle(logins.name, token_num_uses=9))
+    for _ in range(12):
+        logins.vault.maintain()
+        assert logins.vault.token_problem is None
+    assert logins.works()
+    assert logins.count == 1
 
 
 @pytest.mark.parametrize(
@@ -212,20 +204,30 @@ def test_a_token_whose_time_is_over_is_not_sent_again(logins: Logins) -> None:
     assert logins.count == 2
 
 
-def test_refused_logins_stay_below_the_lockout_of_vault(logins: Logins) -> None:
+def test_refused_logins_are_repeated_once_and_then_rest_longer_than_vault_counts(logins: Logins) -> None:
     write_secret(logins.secret_id_file, "00000000-1111-2222-3333-wrongsecretid")
     began = logins.clock.now()
-    while logins.clock.now() - began < timedelta(minutes=15):
+    while logins.clock.now() - began < timedelta(minutes=20):
         next_at = logins.vault.maintain()
         assert isinstance(logins.vault.current(logins.place), VaultUnreadable)
         assert logins.vault.token_problem is not None
+        assert logins.count <= 2
         logins.clock.advance_to(next_at)
-    assert 1 < logins.count < 5
-    refused = logins.count
+    assert logins.clock.now() - began == timedelta(minutes=20), "16 minutes after the second one"
     write_secret(logins.secret_id_file, logins.role.secret_id)
-    logins.clock.advance(timedelta(minutes=1))
     assert logins.works(), "a new secret_id is tried, and the role is not locked"
-    assert logins.count == refused + 1
+    assert logins.count == 3
+
+
+def test_a_replaced_role_id_is_tried_at_once(logins: Logins, tmp_path: Path) -> None:
+    file = write_secret(tmp_path / "role_id", "00000000-1111-2222-3333-wrongroleid")
+    vault = logins.adapter(AppRoleAuth(role_id_file=file, secret_id_file=logins.secret_id_file))
+    assert isinstance(vault.current(logins.place), VaultUnreadable)
+    assert isinstance(vault.current(logins.place), VaultUnreadable)
+    assert logins.count == 1
+    write_secret(file, logins.role.role_id)
+    assert vault.current(logins.place) == VaultAbsent(0)
+    vault.close()
 
 
 def test_a_replaced_secret_id_is_tried_at_once(logins: Logins) -> None:

@@ -15,6 +15,9 @@ from rekeyd.core.model import Place, Principal, VaultHeld
 from rekeyd.demo.openbao import StoredSecret
 from rekeyd.errors import Error
 from rekeyd.fleet.account import Worked
+from rekeyd.fleet.alarms import AlarmKeeper, Scope
+from rekeyd.fleet.vault import look_of
+from rekeyd.ports import Alarm
 from tests.contract.vault_cluster import Logins
 from tests.rig import ACCOUNT, Rig, policy
 from tests.world import REGION, World
@@ -127,6 +130,14 @@ class Rotating:
     def is_untouched(self) -> None:
         assert self.serves() == (1, self.old)
         assert [key.id for key in self.world.keys(ACCOUNT, self.user_name)] == [self.old]
+
+    def told(self) -> list[Alarm]:
+        """The alarms that stand after the daemon's look at the token."""
+        self.vault.maintain()
+        look = look_of(self.vault.token_problem)
+        keeper = AlarmKeeper(journal=self.rig.port, clock=self.world.clock, repeat_every=timedelta(hours=4))
+        keeper.update(Scope.vault(), look.findings, undecided=look.undecided)
+        return [alarm for alarm in keeper.open_alarms() if Scope.vault().covers(alarm)]
 
     def close(self) -> None:
         self.vault.close()

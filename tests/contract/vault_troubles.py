@@ -27,6 +27,7 @@ from tests.contract.vault_rotating import Rotating
 
 SERVERS = ("dev", "raft", "cluster")
 _LETTERS = dict(zip(METHODS, "TAKJC", strict=True))
+_UNSEAL = "unseal it"
 CREATED, PROVEN = "iam.create_access_key", "sts.prove"
 
 
@@ -167,7 +168,7 @@ def midway(act: Callable[[Scene], object], point: str = CREATED) -> Play:
     return play
 
 
-def beforehand(act: Callable[[Scene], object], undo: Callable[[Scene], object], says: str) -> Play:
+def beforehand(act: Callable[[Scene], object], undo: Callable[[Scene], object], says: str, *, person: str = "") -> Play:
     """Nothing is begun, it is said why, and once it is over the rotation needs nobody."""
 
     def play(scene: Scene) -> None:
@@ -181,6 +182,8 @@ def beforehand(act: Callable[[Scene], object], undo: Callable[[Scene], object], 
         assert isinstance(seen, VaultUnreadable)
         user.vault.maintain()
         assert re.search(says, f"{seen.detail} {user.vault.token_problem}")
+        if person:
+            _tells(user, person)
         undo(scene)
         user.clock.hurries = False
         scene.stage.follow()
@@ -189,6 +192,46 @@ def beforehand(act: Callable[[Scene], object], undo: Callable[[Scene], object], 
         user.is_rotated()
 
     return play
+
+
+def _tells(user: Rotating, person: str) -> None:
+    """The alarm says what a person must do."""
+    (alarm,) = user.told()
+    assert (alarm.reason, alarm.severity) == ("vault_unreachable", "high")
+    assert person in alarm.remedy, alarm.remedy
+
+
+def _logged_in(scene: Scene) -> Rotating:
+    user = scene.user()
+    # A standby may learn of what another cell mended a moment later.
+    _is_well_again(user)
+    assert isinstance(user.vault.current(user.place), VaultHeld)
+    return user
+
+
+def idle_and_sealed(scene: Scene) -> None:
+    """Nobody asks anything of Vault, whose token would be good for an hour."""
+    user = _logged_in(scene)
+    token = user.vault.keeper.token()
+    scene.stage.seal()
+    _tells(user, _UNSEAL)
+    scene.stage.server.unseal()
+    scene.stage.follow()
+    _is_well_again(user)
+    # A standby that was unsealed refuses every token for a moment, which is told from a dead one by a login.
+    assert user.vault.keeper.token() == token or scene.stage.cluster is not None
+    user.rotate()
+    user.is_rotated()
+
+
+def idle_and_revoked(scene: Scene) -> None:
+    user = _logged_in(scene)
+    token = user.vault.keeper.token()
+    _revoke(scene)
+    assert user.told() == []
+    assert user.vault.keeper.token() != token, "the daemon's look alone put another in its place"
+    user.rotate()
+    user.is_rotated()
 
 
 def _then(seconds: float, act: Callable[[Stage], object], undo: Callable[[Stage], object]) -> Callable[[Scene], None]:
@@ -242,6 +285,7 @@ def _problem(user: Rotating, broken: Break) -> None:
     for text in broken.says:
         assert text in problem.message, problem.message
     assert broken.do in str(problem.hint), problem.hint
+    _tells(user, broken.do)
 
 
 def _is_well_again(user: Rotating) -> None:
@@ -251,6 +295,7 @@ def _is_well_again(user: Rotating) -> None:
     while True:
         next_at = user.vault.maintain()
         if user.vault.token_problem is None:
+            assert user.told() == []
             return
         assert time.monotonic() < ends, user.vault.token_problem
         user.clock.advance(next_at - user.clock.now())
@@ -345,7 +390,6 @@ def _refused() -> Iterator[Trouble]:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 _NO_ANSWER = r"(Vault at \S+|the login to Vault by \w+ was) (answered|gave no answer)"
-_UNSEAL = "unseal it"
 TROUBLES: tuple[Trouble, ...] = (
     Trouble(name="none: a rotation works", play=rotates, quick="TAKJC", quick_on=("dev", "raft")),
     Trouble(
@@ -357,10 +401,18 @@ TROUBLES: tuple[Trouble, ...] = (
     ),
     Trouble(
         name="sealed beforehand",
-        play=beforehand(lambda s: s.stage.seal(), lambda s: s.stage.server.unseal(), "sealed"),
+        play=beforehand(lambda s: s.stage.seal(), lambda s: s.stage.server.unseal(), "sealed", person=_UNSEAL),
         person=_UNSEAL,
         quick="TJ",
     ),
+    Trouble(
+        name="sealed after a login, idle",
+        play=idle_and_sealed,
+        person=_UNSEAL,
+        quick="TAKJC",
+        quick_on=("dev",),
+    ),
+    Trouble(name="token revoked after a login, idle", play=idle_and_revoked, quick="TAKJC", quick_on=("dev",)),
     Trouble(
         name="leader sealed mid-rotation",
         play=midway(_seal_leader),

@@ -12,8 +12,8 @@ from urllib.parse import quote, urlsplit
 
 from rekeyd.adapters.vault_logins import LineFor
 from rekeyd.adapters.vault_settings import AwsAuth
+from rekeyd.adapters.vault_tries import Credential
 from rekeyd.adapters.vault_wire import Answer
-from rekeyd.core.secret import Secret
 from rekeyd.errors import TemporaryError
 
 _BODY = "Action=GetCallerIdentity&Version=2011-06-15"
@@ -26,18 +26,18 @@ class AwsLogin:
     method = "aws"
     lockout = False
     suspect = "the role is gone, does not bind this AWS identity, or Vault's sts_region or server id is another"
-    remedy = "see that the role binds rekeyd's AWS identity, and vault.auth.region is Vault's sts_region"
+    remedy = "see that the role binds rekeyd's AWS identity, and that aws.region is Vault's sts_region"
 
     def __init__(self, auth: AwsAuth, session: Any = None) -> None:
         """`session`: botocore's; None: the surroundings' credentials, as rekeyd itself uses."""
         self._auth = auth
         self._session = session
 
-    def credential(self) -> Secret | None:
-        """None: a signature is made anew for each login, and says nothing of the secret that made it."""
-        return None
+    def credential(self) -> Credential:
+        """Empty: a signature is made anew for each login, and says nothing of the secret that made it."""
+        return ()
 
-    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:  # noqa: ARG002
+    def log_in(self, lines: LineFor, credential: Credential) -> Answer:  # noqa: ARG002
         url, headers = self._signed()
         body = {
             "role": self._auth.role,

@@ -34,6 +34,7 @@ _READ_DELAYS = tuple(timedelta(seconds=s) for s in (0.05, 0.2, 0.5, 1.0, 1.5))
 CAS_MISMATCH = "check-and-set parameter did not match"
 # For a second after a mount was made, on a cluster.
 _UPGRADING = ("Upgrading from non-versioned to versioned data", "Waiting for the primary to upgrade")
+_SEALED = "Vault is sealed"
 
 
 class Line:
@@ -214,11 +215,12 @@ class VaultClient:
             return RefusedError(
                 f"{said}refused the secret as too large", hint="keep fewer other fields beside the pair"
             )
-        why = "is sealed" if answer.says("Vault is sealed") else f"answered {answer.status}"
+        why = "is sealed" if answer.says(_SEALED) else f"answered {answer.status}"
         if answer.says("locked by an administrator"):
             why = "has locked the namespace"
         # A 500 of a write is no refusal: `leadership lost` and a full audit disk come after the version was stored.
-        return OutcomeUnknownError(f"{said}{why}") if changing else TemporaryError(f"{said}{why}")
+        kind = OutcomeUnknownError if changing else TemporaryError
+        return kind(f"{said}{why}", hint=sealed_hint(answer))
 
     def _request_problem(self, answer: Answer, said: str) -> Error:
         if any(answer.says(text) for text in _UPGRADING):
@@ -233,6 +235,15 @@ class VaultClient:
 
     def close(self) -> None:
         self._wire.close()
+
+
+def answered(answer: Answer) -> str:
+    """The status, and that Vault is sealed if it says so; none of Vault's own text."""
+    return f"{answer.status}: Vault is sealed" if answer.says(_SEALED) else str(answer.status)
+
+
+def sealed_hint(answer: Answer) -> str | None:
+    return "unseal it, or find out why it does not unseal itself" if answer.says(_SEALED) else None
 
 
 def _beyond(index: str | None) -> str | None:

@@ -65,13 +65,17 @@ _MARK_FIELDS = ("instance", "incarnation", "seq", "event_hash")
 class KvVault:
     """`rekeyd.ports.Vault`. One object for all threads."""
 
-    def __init__(self, settings: VaultSettings, clock: Clock) -> None:
-        """Opens nothing yet. ConfigError for an address that would be a mistake or a leak."""
+    def __init__(self, settings: VaultSettings, clock: Clock, *, before: "KvVault | None" = None) -> None:
+        """Opens nothing yet. ConfigError for an address that would be a mistake or a leak.
+
+        `before`: the one that worked until a reload. Its token, opened secret_id and refused logins are taken over.
+        """
         wire = Wire(settings)
         self._settings, self._wire = settings, wire
         self._clock = clock
-        self._keeper: TokenKeeper = token_keeper(settings, wire, clock)
-        self._client = VaultClient(settings, wire=wire, tokens=self._keeper, clock=clock)
+        kept = None if before is None else before.keeper
+        self.keeper: TokenKeeper = token_keeper(settings, wire, clock, before=kept)
+        self._client = VaultClient(settings, wire=wire, tokens=self.keeper, clock=clock)
         self._store = Store(self._client)
         self._mark_target = Target(namespace=settings.namespace, mount=settings.mount, path=settings.state_path)
 
@@ -189,24 +193,24 @@ class KvVault:
     # --- the token ---
 
     def token_ends_at(self) -> datetime | None:
-        return self._keeper.ends_at()
+        return self.keeper.ends_at()
 
     def token_ends_before(self, needed_until: datetime) -> datetime | None:
-        return self._keeper.ends_before(needed_until)
+        return self.keeper.ends_before(needed_until)
 
     def maintain(self) -> datetime:
-        """Renew the token, or log in again, if it is time to. Returns when to call next. Never raises for Vault's
-        answers: what is wrong shows in `token_problem`."""
-        return self._keeper.maintain()
+        """Look at the token; renew it, or log in again, if it is time to. Returns when to call next at the latest.
+        Never raises for Vault's answers: what is wrong shows in `token_problem`."""
+        return self.keeper.maintain()
 
     @property
     def token_problem(self) -> Error | None:
         """Why the last `maintain` did not get what it wanted; None: all is well."""
-        return self._keeper.problem
+        return self.keeper.problem
 
     def close(self) -> None:
         """Revokes a token that rekeyd logged in for. Never raises for Vault's answers."""
-        self._keeper.close()
+        self.keeper.close()
         self._client.close()
 
     # --- changing ---

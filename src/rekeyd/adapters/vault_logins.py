@@ -4,7 +4,9 @@ Each reads its files anew at each login, since kubelets, agents and people repla
 """
 
 import re
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, assert_never
 from urllib.parse import quote
@@ -20,6 +22,7 @@ from rekeyd.adapters.vault_settings import (
     KubernetesAuth,
     LoginAuth,
 )
+from rekeyd.adapters.vault_tries import Credential
 from rekeyd.adapters.vault_wire import Answer
 from rekeyd.core.secret import Secret
 from rekeyd.errors import InterceptedError, OutcomeUnknownError, RefusedError, TemporaryError
@@ -63,10 +66,10 @@ class Login(Protocol):
     remedy: str
     """What a person does about it."""
 
-    def credential(self) -> Secret | None:
-        """What is shown to Vault and read from a file; None: nothing of the kind. Raises TemporaryError."""
+    def credential(self) -> Credential:
+        """What `log_in` shows to Vault, as it stands in the files now. Raises TemporaryError or RefusedError."""
 
-    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
+    def log_in(self, lines: LineFor, credential: Credential) -> Answer:
         """One login, sent once. Raises RefusedError or TemporaryError when it does not come to that."""
 
 
@@ -81,20 +84,37 @@ class AppRoleLogin:
     def __init__(self, auth: AppRoleAuth) -> None:
         self._auth = auth
 
-    def credential(self) -> Secret:
-        return read_secret_file(self._auth.secret_id_file, "the secret_id")
+    def credential(self) -> Credential:
+        return self._role_id(), read_secret_file(self._auth.secret_id_file, "the secret_id")
 
-    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
-        return self._with_secret_id(lines, credential)
+    def log_in(self, lines: LineFor, credential: Credential) -> Answer:
+        role_id, secret_id = (part.reveal() for part in credential)
+        return AppRole(lines(None)).login(role_id, secret_id, use_token=False, mount_point=self._auth.mount)  # type: ignore[no-any-return]
 
-    def _with_secret_id(self, lines: LineFor, secret_id: Secret | None) -> Answer:
-        role_id = self._auth.role_id
-        if role_id is None:
-            if self._auth.role_id_file is None:
-                raise RefusedError("vault.auth: approle without a role_id", hint="set role_id or role_id_file")
-            role_id = read_secret_file(self._auth.role_id_file, "the role_id").reveal()
-        shown = None if secret_id is None else secret_id.reveal()
-        return AppRole(lines(None)).login(role_id, shown, use_token=False, mount_point=self._auth.mount)  # type: ignore[no-any-return]
+    def _role_id(self) -> Secret:
+        if self._auth.role_id is not None:
+            return Secret(self._auth.role_id)
+        if self._auth.role_id_file is None:
+            raise RefusedError("vault.auth: approle without a role_id", hint="set role_id or role_id_file")
+        return read_secret_file(self._auth.role_id_file, "the role_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    wrapping_token: Secret
+    secret_id: Secret
+    made_at: str
+    """The path at which it was wrapped."""
+
+
+@dataclass(slots=True)
+class Unwrapping:
+    """What was opened, and can be opened by nobody again: it must outlive a reload."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    opened: _Opened | None = None
+    sent: Secret | None = None
+    """The wrapping token whose unwrap was sent without an answer."""
 
 
 class WrappedAppRoleLogin(AppRoleLogin):
@@ -103,32 +123,33 @@ class WrappedAppRoleLogin(AppRoleLogin):
 
     def __init__(self, auth: AppRoleAuth) -> None:
         super().__init__(auth)
-        self._opened: tuple[Secret, Secret] | None = None
-        """The wrapping token and the secret_id that was in it."""
+        self.unwrapping = Unwrapping()
         self._spoilt: tuple[Secret, RefusedError] | None = None
-        self._sent: Secret | None = None
-        """The wrapping token whose unwrap was sent without an answer."""
 
-    def credential(self) -> Secret:
-        return read_secret_file(self._auth.secret_id_file, "the wrapping token of the secret_id")
+    def credential(self) -> Credential:
+        return self._role_id(), read_secret_file(self._auth.secret_id_file, "the wrapping token of the secret_id")
 
-    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
-        assert credential is not None  # noqa: S101 - `credential` above never returns None
-        if self._spoilt is not None and self._spoilt[0] == credential:
+    def log_in(self, lines: LineFor, credential: Credential) -> Answer:
+        role_id, wrapping_token = credential
+        if self._spoilt is not None and self._spoilt[0] == wrapping_token:
             raise self._spoilt[1]
-        if self._opened is None or self._opened[0] != credential:
+        with self.unwrapping.lock:
+            opened = self.unwrapping.opened
             try:
-                self._opened = (credential, self._unwrapped(lines, credential))
+                if opened is None or opened.wrapping_token != wrapping_token:
+                    opened = self.unwrapping.opened = self._unwrapped(lines, wrapping_token)
+                elif not self._is_ours(opened.made_at):
+                    raise self._intercepted(_made_elsewhere(opened.made_at))
             except RefusedError as error:
-                self._spoilt = (credential, error)
+                self._spoilt = (wrapping_token, error)
                 raise
-        return self._with_secret_id(lines, self._opened[1])
+        return super().log_in(lines, (role_id, opened.secret_id))
 
-    def _unwrapped(self, lines: LineFor, wrapping_token: Secret) -> Secret:
+    def _unwrapped(self, lines: LineFor, wrapping_token: Secret) -> _Opened:
         body = {"token": wrapping_token.reveal()}
         # Looking costs nothing and opens nothing.
         found = lines(None).post("/v1/sys/wrapping/lookup", json=body)
-        if found.status == 400 and self._sent == wrapping_token:
+        if found.status == 400 and self.unwrapping.sent == wrapping_token:
             raise RefusedError(
                 f"the wrapping token in {self._auth.secret_id_file} was opened by rekeyd, and the answer was lost",
                 hint="deliver a new wrapping token",
@@ -140,18 +161,18 @@ class WrappedAppRoleLogin(AppRoleLogin):
             raise TemporaryError(f"the wrapping token of the secret_id could not be looked up ({found.status})")
         if not self._is_ours(made_at):
             # Somebody opened the real one and wrapped something else in its place.
-            raise self._intercepted(f"was made at {made_at}, not as a secret_id of vault.auth's role")
+            raise self._intercepted(_made_elsewhere(made_at))
         try:
             answer = lines(wrapping_token).post("/v1/sys/wrapping/unwrap")
         except OutcomeUnknownError as error:
-            self._sent = wrapping_token
+            self.unwrapping.sent = wrapping_token
             raise TemporaryError(error.message, hint=error.hint) from error
         if answer.status == 400:
             raise self._intercepted("was opened by somebody else just now")
         secret_id = (answer.part("data") or {}).get("secret_id")
         if not answer.ok or not isinstance(secret_id, str) or not WORD.fullmatch(secret_id):
             raise TemporaryError(f"the wrapping token of the secret_id could not be opened ({answer.status})")
-        return Secret(secret_id)
+        return _Opened(wrapping_token=wrapping_token, secret_id=Secret(secret_id), made_at=made_at)
 
     def _is_ours(self, creation_path: str) -> bool:
         role = "[^/]+" if self._auth.role is None else re.escape(self._auth.role)
@@ -166,6 +187,10 @@ class WrappedAppRoleLogin(AppRoleLogin):
         )
 
 
+def _made_elsewhere(path: str) -> str:
+    return f"was made at {path}, not as a secret_id of vault.auth's role"
+
+
 class KubernetesLogin:
     method = "kubernetes"
     lockout = False
@@ -175,12 +200,12 @@ class KubernetesLogin:
     def __init__(self, auth: KubernetesAuth) -> None:
         self._auth = auth
 
-    def credential(self) -> Secret:
+    def credential(self) -> Credential:
         # The projected token is rotated by the kubelet, so it is read at each login.
-        return read_secret_file(self._auth.jwt_file, "the service account's token")
+        return (read_secret_file(self._auth.jwt_file, "the service account's token"),)
 
-    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
-        jwt = "" if credential is None else credential.reveal()
+    def log_in(self, lines: LineFor, credential: Credential) -> Answer:
+        (jwt,) = (part.reveal() for part in credential)
         return Kubernetes(lines(None)).login(self._auth.role, jwt, use_token=False, mount_point=self._auth.mount)  # type: ignore[no-any-return]
 
 
@@ -195,11 +220,11 @@ class JwtLogin:
     def __init__(self, auth: JwtAuth) -> None:
         self._auth = auth
 
-    def credential(self) -> Secret:
-        return read_secret_file(self._auth.jwt_file, "the JWT")
+    def credential(self) -> Credential:
+        return (read_secret_file(self._auth.jwt_file, "the JWT"),)
 
-    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:
-        jwt = "" if credential is None else credential.reveal()
+    def log_in(self, lines: LineFor, credential: Credential) -> Answer:
+        (jwt,) = (part.reveal() for part in credential)
         return JWT(lines(None)).jwt_login(self._auth.role, jwt, use_token=False, path=self._auth.mount)  # type: ignore[no-any-return]
 
 
@@ -214,10 +239,10 @@ class CertLogin:
     def __init__(self, auth: CertAuth) -> None:
         self._auth = auth
 
-    def credential(self) -> None:
-        return None
+    def credential(self) -> Credential:
+        return ()
 
-    def log_in(self, lines: LineFor, credential: Secret | None) -> Answer:  # noqa: ARG002
+    def log_in(self, lines: LineFor, credential: Credential) -> Answer:  # noqa: ARG002
         body = {"name": self._auth.role} if self._auth.role else {}
         return lines(None).login(f"/v1/auth/{quote(self._auth.mount)}/login", json=body)
 

@@ -115,7 +115,8 @@ class AuthSettings(Settings):
     secret_id_file: FilePath | None = None
     """approle: a file with the secret id."""
     secret_id_wrapped: Flag | None = None
-    """approle: secret_id_file holds a response-wrapping token, which is opened once; a restart needs a new one."""
+    """approle: secret_id_file holds a response-wrapping token, which is opened once; a restart, not a reload, needs a
+    new one."""
     role: Name | None = None
     """kubernetes, jwt, cert, aws: the role to log in as. approle: whose secret id the wrapped one must be."""
     jwt_file: FilePath | None = None
