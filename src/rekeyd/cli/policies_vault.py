@@ -32,6 +32,9 @@ def vault_policy(config: Config) -> Printed:
         if below is None:
             notes.append(f'the pairs of namespace "{namespace}" need these rights there, in a policy of that namespace')
             below = ""
+        if below:
+            # A token is asked what it may do in the namespace that it is to write to; no policy `default` covers that.
+            grants[f"{below}sys/capabilities-self"] = ("update",)
         data, metadata, destroy = (f"{below}{mount}/{kind}/{path}" for kind in ("data", "metadata", "destroy"))
         if observe:
             grants |= {data: ("read",), metadata: ("read",)}
