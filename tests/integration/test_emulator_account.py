@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -316,3 +317,57 @@ def test_the_journal_knows_who_asked_what_and_no_secret(aws: EmulatedAws) -> Non
 def _admin_pair(aws: EmulatedAws) -> tuple[str, str]:
     key = aws.create_user(HUB, "daemon", key_age=DAY, admin=True).key
     return key.access_key_id, key.secret_access_key
+
+
+def _decisions(aws: EmulatedAws, source: str, **more: Any) -> list[tuple[str, str]]:
+    """Of making and deleting keys of `ci`."""
+    said = aws.client("iam").simulate_principal_policy(
+        PolicySourceArn=source,
+        ActionNames=["iam:CreateAccessKey", "iam:DeleteAccessKey"],
+        ResourceArns=[f"arn:aws:iam::{HUB}:user/ci"],
+        **more,
+    )
+    assert said["IsTruncated"] is False
+    return [(each["EvalActionName"], each["EvalDecision"]) for each in said["EvaluationResults"]]
+
+
+def test_policies_are_simulated_as_the_gate_would_decide(aws: EmulatedAws) -> None:
+    create, delete = "iam:CreateAccessKey", "iam:DeleteAccessKey"
+    aws.create_user(HUB, "boss", path="/it/", admin=True)
+    aws.create_user(HUB, "nobody")
+    role = aws.add_role(HUB, "rekeyd")
+    for source in (f"arn:aws:iam::{HUB}:user/it/boss", role):
+        assert _decisions(aws, source) == [(create, "allowed"), (delete, "allowed")]
+    assert _decisions(aws, f"arn:aws:iam::{HUB}:user/nobody") == [(create, "implicitDeny"), (delete, "implicitDeny")]
+    aws.deny(HUB, "DeleteAccessKey", user="ci")
+    assert _decisions(aws, role) == [(create, "allowed"), (delete, "explicitDeny")]
+
+
+def test_a_simulation_knows_the_tags_that_it_is_told_and_no_others(aws: EmulatedAws) -> None:
+    aws.create_user(HUB, "ci", tags={"team": "a"})
+    role = aws.add_role(HUB, "rekeyd")
+    aws.deny(HUB, "CreateAccessKey", unless_tag=("team", "a"))
+    told = [{"ContextKeyName": "aws:ResourceTag/team", "ContextKeyType": "string", "ContextKeyValues": ["a"]}]
+    assert _decisions(aws, role)[0] == ("iam:CreateAccessKey", "implicitDeny")
+    assert _decisions(aws, role, ContextEntries=told)[0] == ("iam:CreateAccessKey", "allowed")
+    assert aws.client("iam").create_access_key(UserName="ci")["AccessKey"]["Status"] == "Active"
+
+
+def test_a_simulation_comes_in_pages_and_refuses_sources_that_are_none(aws: EmulatedAws) -> None:
+    role = aws.add_role(HUB, "rekeyd")
+    actions = [f"iam:{name}" for name in ("CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey", "GetUser")]
+    paginator = aws.client("iam").get_paginator("simulate_principal_policy")
+    pages = list(paginator.paginate(PolicySourceArn=role, ActionNames=actions))
+    assert [len(page["EvaluationResults"]) for page in pages] == [3, 1]
+    simulate = aws.client("iam").simulate_principal_policy
+    for source, code in (
+        (f"arn:aws:iam::{HUB}:role/other", "NoSuchEntity"),
+        (f"arn:aws:iam::{HUB}:user/other", "NoSuchEntity"),
+        (f"arn:aws:sts::{HUB}:assumed-role/rekeyd/x", "InvalidInput"),
+    ):
+        assert refusal(lambda source=source: simulate(PolicySourceArn=source, ActionNames=actions)) == code  # type: ignore[misc]
+
+
+def test_an_answer_has_one_date_and_it_is_the_worlds(aws: EmulatedAws) -> None:
+    headers = aws.client("sts").get_caller_identity()["ResponseMetadata"]["HTTPHeaders"]
+    assert headers["date"] == "Mon, 23 Nov 2026 12:00:00 GMT"

@@ -4,7 +4,8 @@ Each action is a function of the world and a call and returns the members of its
 result (None: an empty answer), or raises AwsError.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rekeyd.demo.emulator.api import ApiCall, Result, aware
@@ -45,6 +46,7 @@ class Iam:
             "GenerateCredentialReport": self.generate_credential_report,
             "GetCredentialReport": self.get_credential_report,
             "ListOrganizationsFeatures": self.list_organizations_features,
+            "SimulatePrincipalPolicy": self.simulate_principal_policy,
         }
 
     def handler(self, call: ApiCall) -> Callable[[ApiCall], Result] | None:
@@ -199,6 +201,56 @@ class Iam:
             raise AwsError("OrganizationNotFoundException", "The request was rejected: no organization.", 404)
         return {"OrganizationId": "o-emulated000", "EnabledFeatures": sorted(features)}
 
+    # -- policies
+
+    def simulate_principal_policy(self, call: ApiCall) -> Result:
+        """As the gate would decide. Tags of the resource are those of the request: AWS looks up none either."""
+        may = self._may_anything(call.caller.account_id, call.text("PolicySourceArn"))
+        tags = {
+            str(name).removeprefix("aws:ResourceTag/"): str(call.params.get(f"{stem}.ContextKeyValues.member.1"))
+            for name, stem in _context_keys(call)
+        }
+        results = [
+            self._evaluation(call, action, resource, tags, may=may)
+            for resource in _listed(call, "ResourceArns") or ["*"]
+            for action in _listed(call, "ActionNames")
+        ]
+        return self._page(call, "EvaluationResults", results)
+
+    def _may_anything(self, account_id: str, source: str) -> bool:
+        """Roles and administrators; the gate knows nothing between that and nothing."""
+        kind, _, name = source.rpartition(":")[2].partition("/")
+        if kind == "role" and (source in self.world.roles or name == "admin"):
+            return True
+        if kind == "user":
+            return self.world.user(account_id, name.rpartition("/")[2]).id in self.world.admins
+        if kind == "role":
+            raise AwsError("NoSuchEntity", f"The role with name {name} cannot be found.")
+        raise AwsError("InvalidInput", "Invalid Entity Arn: only users, groups and roles can be simulated")
+
+    def _evaluation(
+        self, call: ApiCall, action: str, resource: str, tags: Mapping[str, str], *, may: bool
+    ) -> dict[str, object]:
+        service, _, verb = action.partition(":")
+        user_name = resource.rpartition("/")[2] if ":user/" in resource else None
+        denials = self.world.denials_of(call.caller.account_id, service, verb, user_name)
+        missing = [
+            f"aws:ResourceTag/{d.unless_tag[0]}" for d in denials if d.unless_tag and d.unless_tag[0] not in tags
+        ]
+        if any(denial.unless_tag is None for denial in denials):
+            decision = "explicitDeny"
+        elif not may or any(not denial.spares(tags) for denial in denials):
+            decision = "implicitDeny"
+        else:
+            decision = "allowed"
+        return {
+            "EvalActionName": action,
+            "EvalResourceName": resource,
+            "EvalDecision": decision,
+            "MatchedStatements": [],
+            "MissingContextValues": missing,
+        }
+
     # -- parts
 
     def _owner(self, call: ApiCall) -> Any:
@@ -228,6 +280,24 @@ class Iam:
         if page["IsTruncated"]:
             page["Marker"] = f"page-{ends}"
         return page
+
+
+def _listed(call: ApiCall, name: str) -> list[str]:
+    """`Name.member.1`, `Name.member.2`, … of a request."""
+    found: list[str] = []
+    while (value := call.params.get(f"{name}.member.{len(found) + 1}")) is not None:
+        found.append(str(value))
+    return found
+
+
+def _context_keys(call: ApiCall) -> Iterator[tuple[str, str]]:
+    """The name of each context entry, and how its parameters begin."""
+    for number in itertools.count(1):
+        stem = f"ContextEntries.member.{number}"
+        name = call.params.get(f"{stem}.ContextKeyName")
+        if name is None:
+            return
+        yield str(name), stem
 
 
 def _owner_name(owner: Any) -> str | None:

@@ -264,12 +264,19 @@ class Seeding:
             self._sts.members[self.hub] = frozenset(accounts)
         return organization
 
-    def deny(self, account_id: str | None, action: str, *, user: str | None = None) -> Denial:
-        """AccessDenied for an action glob (`ListAccessKeys`, `iam:*`) until `.lift()`.
+    def deny(
+        self,
+        account_id: str | None,
+        action: str,
+        *,
+        user: str | None = None,
+        unless_tag: tuple[str, str] | None = None,
+    ) -> Denial:
+        """AccessDenied for an action glob (`ListAccessKeys`, `iam:*`) until `.lift()`; not on users with the tag.
 
         GetCallerIdentity, which no policy can deny, is denied only when named in full.
         """
-        denial = Denial(account_id=account_id, action=action, user_name=user)
+        denial = Denial(account_id=account_id, action=action, user_name=user, unless_tag=unless_tag)
         self.world.denials.append(denial)
         return denial
 

@@ -39,6 +39,10 @@ class _QuietHandler(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002
         """Nothing: the journal of requests says more, and never a query string."""
 
+    def send_response(self, code: int, message: str | None = None) -> None:
+        """Without headers of its own: a Date of the machine beside the world's would be two."""
+        self.send_response_only(code, message)
+
 
 class _Sent:
     """A WSGI body that tells when it has been sent."""

@@ -13,7 +13,7 @@ import json
 import secrets
 import string
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -156,10 +156,15 @@ class Denial:
     account_id: str | None
     action: str
     user_name: str | None
+    unless_tag: tuple[str, str] | None = None
+    """Users with this tag are spared, as by a policy that allows by tag."""
     active: bool = True
 
     def lift(self) -> None:
         self.active = False
+
+    def spares(self, tags: Mapping[str, str]) -> bool:
+        return self.unless_tag is not None and tags.get(self.unless_tag[0]) == self.unless_tag[1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -371,12 +376,24 @@ class World:
 
     def denied(self, account_id: str, service: str, action: str, user_name: str | None) -> bool:
         return any(
-            denial.active
+            not each.spares(self.tags_of(account_id, user_name))
+            for each in self.denials_of(account_id, service, action, user_name)
+        )
+
+    def denials_of(self, account_id: str, service: str, action: str, user_name: str | None) -> list[Denial]:
+        """Those in force that concern the action, whatever tags they ask for."""
+        return [
+            denial
+            for denial in self.denials
+            if denial.active
             and denial.account_id in (None, account_id)
             and denial.user_name in (None, user_name)
             and (fnmatchcase(action, denial.action) or fnmatchcase(f"{service}:{action}", denial.action))
-            for denial in self.denials
-        )
+        ]
+
+    def tags_of(self, account_id: str, user_name: str | None) -> dict[str, str]:
+        user = self.find_user(account_id, user_name) if user_name else None
+        return {} if user is None else {tag["Key"]: tag["Value"] for tag in user.tags or []}
 
     def arn(self, service: str, account_id: str, rest: str) -> str:
         return f"arn:{self.partition}:{service}::{account_id}:{rest}"
