@@ -1,6 +1,7 @@
 """`rekeyd doctor`: one verdict for each thing that rekeyd needs, and nothing changed by asking."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,178 @@ def test_a_sound_installation_passes_every_check_and_nothing_is_changed(stand: S
     ran = stand.run("doctor", "--json")
     assert ran.code == 0, ran.out
     found = verdicts(ran)
-    assert {name for name, verdict in found.items() if verdict != "ok"} == {f"iam:CreateAccessKey {HUB}", "channels"}
-    assert list(found)[:3] == ["configuration", "journal", "aws accounts"]
+    assert {name for name, verdict in found.items() if verdict != "ok"} == {"channels"}
     assert message(ran, "vault paths") == "1 of 1 are on KV version 2 and may be written"
     assert "version 2." in message(ran, "vault")
-    for name in ("aws clock", "iam:UpdateAccessKey", "iam:DeleteAccessKey", "iam:GetCredentialReport"):
-        assert found[f"{name} {HUB}"] == "ok"
     assert (stand.held("ci"), stand.statuses("ci")) == before
     assert not stand.journal.exists(), "asking makes no journal"
+
+
+def test_it_is_looked_at_in_the_order_in_which_one_thing_depends_on_another(stand: Stand) -> None:
+    stand.user("ci")
+    ran = stand.run("doctor", "--json")
+    of_the_account = ("GetAccountSummary", "ListAccountAliases", "GetAccountPasswordPolicy", "GetCredentialReport")
+    of_a_user = ("GetUser", "ListUserTags", "ListAccessKeys", "GetAccessKeyLastUsed")
+    changes = ("CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey")
+    assert list(verdicts(ran)) == [
+        *("configuration", "aws accounts", f"aws identity {HUB}", f"aws clock {HUB}"),
+        f"iam:GetAccountAuthorizationDetails {HUB}",
+        *(f"iam:{action} {HUB}" for action in of_the_account),
+        f"cloudtrail:LookupEvents {HUB}",
+        f"aws users {HUB}",
+        *(f"iam:{action} {HUB}" for action in (*of_a_user, *changes)),
+        *("vault", "vault login", "vault mark", "vault paths"),
+        *("journal", "channels", "vault clock", "time sources"),
+    ]
+
+
+def test_each_action_is_really_asked_for(stand: Stand) -> None:
+    stand.user("ci")
+    stand.run("doctor", "--json")
+    asked = {seen.op for seen in stand.aws.requests}
+    assert {"ListAccountAliases", "GetAccountPasswordPolicy", "ListUserTags", "LookupEvents"} <= asked
+    assert not asked & {"CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey"}, "policies were asked instead"
+
+
+def test_where_policies_may_not_be_asked_changes_are_tried_on_a_key_that_is_none(stand: Stand) -> None:
+    stand.user("ci")
+    stand.aws.deny(HUB, "SimulatePrincipalPolicy")
+    before = stand.statuses("ci")
+    ran = stand.run("doctor", "--json")
+    found = verdicts(ran)
+    assert (ran.code, found[f"iam:CreateAccessKey {HUB}"]) == (0, "skipped")
+    assert found[f"iam:UpdateAccessKey {HUB}"] == found[f"iam:DeleteAccessKey {HUB}"] == "ok"
+    (check,) = [each for each in ran.document["checks"] if each["name"] == f"iam:CreateAccessKey {HUB}"]
+    assert check["hint"] == f"allow iam:SimulatePrincipalPolicy on arn:aws:iam::{HUB}:user/rekeyd to be told"
+    assert stand.statuses("ci") == before
+
+
+@pytest.mark.parametrize(("tag", "verdict"), [("managed", "ok"), ("other", "failed")])
+def test_a_right_that_hangs_on_a_tag_is_asked_for_with_the_tags_of_the_user(
+    stand: Stand, tag: str, verdict: str
+) -> None:
+    stand.user("ci", tags={"key-rotation": tag})
+    for action in ("CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey"):
+        stand.aws.deny(HUB, action, unless_tag=("key-rotation", "managed"))
+    assert verdicts(stand.run("doctor", "--json"))[f"iam:CreateAccessKey {HUB}"] == verdict
+
+
+def test_the_policies_of_a_role_with_a_path_are_found_by_its_name_in_the_configuration(stand: Stand) -> None:
+    stand.user("ci")
+    role = stand.aws.add_role(HUB, "ops/rekeyd")
+    stand.write_config(accounts={HUB: role})
+    assert verdicts(stand.run("doctor", "--json"))[f"iam:CreateAccessKey {HUB}"] == "ok"
+
+
+def test_what_there_was_no_user_to_try_on_is_said(stand: Stand) -> None:
+    ran = stand.run("doctor", "--json")
+    found = verdicts(ran)
+    assert (ran.code, found[f"aws user actions {HUB}"], found["vault paths"]) == (0, "skipped", "skipped")
+    assert "iam:ListAccessKeys" in message(ran, f"aws user actions {HUB}")
+    assert "iam:CreateAccessKey" in message(ran, f"aws user actions {HUB}")
+
+
+def test_a_user_without_a_key_cannot_show_when_it_was_used(stand: Stand) -> None:
+    stand.user("ci", key_age=None)
+    assert verdicts(stand.run("doctor", "--json"))[f"iam:GetAccessKeyLastUsed {HUB}"] == "skipped"
+
+
+# --- observing ---
+
+
+def _reader(stand: Stand, *kinds: str) -> None:
+    stand.write_config(mode="observe")
+    paths = [f'path "{stand.mount}/{kind}/aws/*" {{ capabilities = ["read"] }}' for kind in kinds]
+    stand.bao.write_policy(f"observer-{stand.mount}", "\n".join(paths))
+    write_secret(stand.token_file, remember(stand.bao.create_token([f"observer-{stand.mount}"], ttl="1h")))
+
+
+def test_an_observer_needs_no_right_to_change(stand: Stand) -> None:
+    stand.user("ci")
+    _reader(stand, "data", "metadata")
+    stand.aws.deny(HUB, "*AccessKey")
+    ran = stand.run("doctor", "--json")
+    assert ran.code == 0, ran.out
+    assert message(ran, "vault paths") == "1 of 1 are on KV version 2 and may be read"
+    assert not {name for name in verdicts(ran) if "CreateAccessKey" in name or name == "vault mark"}
+
+
+def test_an_observer_that_may_not_read_is_told(stand: Stand) -> None:
+    stand.user("ci")
+    _reader(stand, "data")
+    ran = stand.run("doctor", "--json")
+    assert ran.code == 1
+    assert f"lacks read on {stand.mount}/metadata/aws/{HUB}/ci" in message(ran, f"vault path of {HUB}/ci")
+
+
+def test_an_observer_of_kv_version_1_is_told(stand: Stand) -> None:
+    stand.user("ci")
+    stand.write_config(mode="observe")
+    _kv1(stand)
+    ran = stand.run("doctor", "--json")
+    assert (ran.code, "is KV version 1" in message(ran, f"vault path of {HUB}/ci")) == (1, True)
+
+
+# --- who and when ---
+
+
+@pytest.mark.parametrize(
+    ("ahead", "verdict"), [(timedelta(minutes=2), "warning"), (timedelta(minutes=-10), "failed")], ids=str
+)
+def test_a_clock_that_differs_from_awss_is_told_before_anything_fails_by_it(
+    stand: Stand, ahead: timedelta, verdict: str
+) -> None:
+    stand.aws.clock.advance(ahead)
+    ran = stand.run("doctor", "--json")
+    found = verdicts(ran)
+    assert (ran.code, found[f"aws clock {HUB}"]) == (int(verdict == "failed"), verdict)
+    assert found["vault clock"] == "ok"
+    assert found["time sources"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("named", "identity", "clock"),
+    [(False, "aws accounts", "aws clock"), (True, f"aws identity {HUB}", f"aws clock {HUB}")],
+    ids=["own account", "named account"],
+)
+def test_a_clock_for_which_aws_refuses_every_signature_is_named(
+    stand: Stand, named: bool, identity: str, clock: str
+) -> None:
+    if named:
+        stand.write_config(accounts={HUB: None})
+    stand.aws.delays.signature_age = timedelta(minutes=15)
+    stand.aws.clock.advance(timedelta(hours=1))
+    ran = stand.run("doctor", "--json")
+    found = verdicts(ran)
+    assert (found[identity], found[clock]) == ("failed", "failed")
+    assert message(ran, clock).startswith(("3599 s", "3600 s", "3601 s"))
+
+
+def test_credentials_of_the_root_user_fail_and_nothing_more_is_asked_with_them(stand: Stand) -> None:
+    stand.user("ci")
+    root = stand.aws.add_root_key(HUB)
+    env = {"AWS_ACCESS_KEY_ID": root.access_key_id, "AWS_SECRET_ACCESS_KEY": root.secret_access_key}
+    ran = stand.run("doctor", "--json", env=env)
+    assert (ran.code, verdicts(ran)[f"aws identity {HUB}"]) == (1, "failed")
+    assert "the root user's" in message(ran, f"aws identity {HUB}")
+    assert {seen.op for seen in stand.aws.requests} == {"GetCallerIdentity"}
+
+
+@pytest.mark.parametrize(
+    ("action", "needed_for", "verdict"),
+    [
+        ("iam:ListAccountAliases", "aws/{account_id}/{user_name}", "warning"),
+        ("iam:ListAccountAliases", "aws/{account_alias}/{user_name}", "failed"),
+        ("iam:GetAccountPasswordPolicy", "aws/{account_id}/{user_name}", "failed"),
+        ("iam:ListUserTags", "aws/{account_id}/{user_name}", "warning"),
+        ("cloudtrail:LookupEvents", "aws/{account_id}/{user_name}", "warning"),
+    ],
+)
+def test_how_bad_it_is_that_a_right_is_missing(stand: Stand, action: str, needed_for: str, verdict: str) -> None:
+    stand.user("ci")
+    stand.aws.deny(HUB, action)
+    ran = stand.run("doctor", "--json", env={"REKEYD_VAULT__PATH": needed_for})
+    assert verdicts(ran)[f"{action} {HUB}"] == verdict
 
 
 def test_the_journal_is_checked_beside_a_running_daemon(stand: Stand) -> None:
@@ -79,6 +244,16 @@ def _denied(action: str) -> Callable[[Stand], None]:
     return deny
 
 
+def _untold(action: str) -> Callable[[Stand], None]:
+    """Without an answer of SimulatePrincipalPolicy."""
+
+    def deny(stand: Stand) -> None:
+        stand.aws.deny(HUB, action)
+        stand.aws.deny(HUB, "SimulatePrincipalPolicy")
+
+    return deny
+
+
 def _own_identity(stand: Stand) -> None:
     stand.write_config({"exclude": {"users": ["nobody"]}})
 
@@ -99,8 +274,11 @@ BROKEN: dict[str, tuple[Callable[[Stand], None], str, str]] = {
     "a policy that does not reach": (_no_grant, f"vault path of {HUB}/ci", "lacks update on"),
     "KV version 1": (_kv1, f"vault path of {HUB}/ci", "is KV version 1"),
     "no right to list keys": (_denied("iam:ListAccessKeys"), f"iam:ListAccessKeys {HUB}", "ListAccessKeys"),
-    "no right to deactivate": (_denied("iam:UpdateAccessKey"), f"iam:UpdateAccessKey {HUB}", "UpdateAccessKey"),
-    "no right to delete": (_denied("iam:DeleteAccessKey"), f"iam:DeleteAccessKey {HUB}", "DeleteAccessKey"),
+    "no right to deactivate": (_denied("iam:UpdateAccessKey"), f"iam:UpdateAccessKey {HUB}", "by Simulate"),
+    "no right to deactivate, tried": (_untold("iam:UpdateAccessKey"), f"iam:UpdateAccessKey {HUB}", "UpdateAccessKey"),
+    "no right to create": (_denied("iam:CreateAccessKey"), f"iam:CreateAccessKey {HUB}", "by Simulate"),
+    "no right to delete": (_denied("iam:DeleteAccessKey"), f"iam:DeleteAccessKey {HUB}", "by Simulate"),
+    "no right to delete, tried": (_untold("iam:DeleteAccessKey"), f"iam:DeleteAccessKey {HUB}", "DeleteAccessKey"),
     "no right to see the root user": (_denied("iam:GetAccountSummary"), f"iam:GetAccountSummary {HUB}", "Summary"),
     "itself among the managed": (_own_identity, f"aws identity {HUB}", "rekeyd's own identity"),
     "no place for the journal": (_no_folder, "journal", "journal"),
@@ -167,7 +345,7 @@ def test_a_wrapped_secret_id_is_left_for_the_daemon(stand: Stand) -> None:
     auth += f'secret_id_file = "{file}"\nsecret_id_wrapped = true\n\n'
     stand.config.write_text(text[:begin] + auth + text[end:])
     ran = stand.run("doctor", "--json")
-    assert (ran.code, verdicts(ran)["vault login"]) == (0, "warning")
+    assert (ran.code, verdicts(ran)["vault login"]) == (0, "skipped")
     with stand.bao.client(wrapped) as client:
         assert remember(client.sys.unwrap()["data"]["secret_id"])
 

@@ -129,6 +129,32 @@ queue_url = "https://sqs.eu-west-1.amazonaws.com/111122223333/rekeyd-events"
 """
 
 
+def _asks_for_rights_of(more: str, account: str | None = "111122223333") -> list[str]:
+    statement = _statements(_config('[[policies]]\nname = "all"\n' + more), account)["AskForOwnRights"]
+    assert statement["Action"] == ["iam:SimulatePrincipalPolicy"]
+    found: list[str] = statement["Resource"]
+    return found
+
+
+def test_only_its_own_rights_may_be_asked_for() -> None:
+    role = "arn:aws:iam::444455556666:role/ops/rekeyd"
+    entered = f'[[aws.accounts]]\nid = "444455556666"\nrole_arn = "{role}"\n'
+    own = [f"arn:aws:iam::111122223333:user/{name}" for name in ("${aws:username}", "*/${aws:username}")]
+    assert _asks_for_rights_of("") == own
+    assert _asks_for_rights_of(entered, "444455556666") == [role]
+    both = entered + '[[aws.accounts]]\nid = "111122223333"\n'
+    assert _asks_for_rights_of(both) == own
+    assert _asks_for_rights_of(both, None)[0] == role
+    assert len(_asks_for_rights_of(both, None)) == 3
+    organization = '[aws.organization]\nrole_name = "rekeyd"\n'
+    assert _asks_for_rights_of(organization) == ["arn:aws:iam::111122223333:role/rekeyd"]
+
+
+def test_who_changes_nothing_asks_for_no_rights() -> None:
+    assert "AskForOwnRights" not in _statements(_config(""))
+    assert "AskForOwnRights" not in _statements(_config('[[policies]]\nname = "all"\n[fleet]\nmode = "observe"'))
+
+
 def test_queue_and_topic_are_for_its_own_credentials() -> None:
     statements = _statements(_config(OWN_TASKS))
     assert statements["SendAlarms"]["Action"] == ["sns:Publish"]

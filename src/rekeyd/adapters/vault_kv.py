@@ -130,11 +130,17 @@ class KvVault:
         stored = self._store.stored(self._target(place), version)
         return _pair(stored.fields, place) if stored.life is Life.LIVE else None
 
+    def check_readable(self, place: Place) -> None:
+        """What observing needs. Raises as `check_writable` does."""
+        self._check(place, lambda target, _: self._missing(target, _readable(target), noted=None))
+
     def check_writable(self, place: Place) -> None:
+        self._check(place, lambda target, stored: self._missing_to_write(target, absent=stored.life is Life.ABSENT))
+
+    def _check(self, place: Place, missing_at: Callable[[Target, Stored], list[str]]) -> None:
         try:
             target = self._target(place)
-            stored = self._store.stored(target)
-            missing = self._missing_capabilities(target, absent=stored.life is Life.ABSENT)
+            missing = missing_at(target, self._store.stored(target))
         except (TemporaryError, RefusedError, OutcomeUnknownError) as error:
             raise PreconditionError(error.message, hint=error.hint) from error
         if missing:
@@ -143,7 +149,7 @@ class KvVault:
                 hint="`rekeyd policy vault` prints the policy that is needed",
             )
 
-    def _missing_capabilities(self, target: Target, *, absent: bool) -> list[str]:
+    def _missing_to_write(self, target: Target, *, absent: bool) -> list[str]:
         data, metadata, destroy = (f"{target.mount}/{kind}/{target.path}" for kind in ("data", "metadata", "destroy"))
         wanted = {data: ["read", "update"] + ["create"] * absent, metadata: ["read"], destroy: ["update"]}
         return self._missing(target, wanted, noted=metadata)
@@ -436,6 +442,10 @@ class KvVault:
                 self._clock.sleep(delay)
         assert last is not None  # noqa: S101 - every round either returned or failed
         raise last
+
+
+def _readable(target: Target) -> Mapping[str, Sequence[str]]:
+    return {f"{target.mount}/{kind}/{target.path}": ["read"] for kind in ("data", "metadata")}
 
 
 def _worse(last: Error | None, error: Error) -> Error:

@@ -8,10 +8,10 @@ from rekeyd.cli.program import app
 
 @command(app, "doctor")
 def doctor(session: Session) -> ExitCode:
-    """Check configuration, journal, AWS, Vault and channels. Changes nothing.
+    """Check configuration, AWS, Vault, journal, channels and clocks. Changes nothing.
 
     Each channel is sent a message that is marked as a test.
-    Exit code 0 if rekeyd can work, 1 if a check failed. A warning fails nothing.
+    Exit code 0 if rekeyd can work, 1 if a check failed. A warning fails nothing, nor does what was skipped.
     """
     from rekeyd.errors import ConfigError
 
@@ -22,7 +22,8 @@ def doctor(session: Session) -> ExitCode:
         return _report(
             session, [{"name": "configuration", "verdict": "failed", "message": error.message, "hint": error.hint}]
         )
-    from rekeyd.cli.checks import Doctor, ok
+    from rekeyd.cli.checks import Doctor
+    from rekeyd.cli.verdicts import ok
 
     checks = [ok("configuration", f"{session.config_path} is right"), *Doctor(config).checks()]
     return _report(session, [check.entry() for check in checks])

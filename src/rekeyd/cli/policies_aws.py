@@ -75,7 +75,11 @@ def work_policy(config: Config, partition: str, account_id: str | None) -> Print
     policies = [p for p in config.policies if _concerns(p, account_id)]
     for number, policy in enumerate(policies, 1):
         statements.append(_rotate(f"Rotate{number}", policy, arns, notes))
-    if not policies:
+    if policies:
+        # Only `rekeyd doctor` asks, and only what these rights are.
+        asked = ("iam:SimulatePrincipalPolicy",)
+        statements.append(_statement("AskForOwnRights", "Allow", asked, _itself(config, arns)))
+    else:
         notes.append("no policy manages users here, so nothing may be changed")
     statements += _denied(policies, arns, notes)
     return _printed(statements, notes)
@@ -105,6 +109,16 @@ def _entered(config: Config, account_id: str | None) -> bool:
     if account_id is None or account_id not in roles:
         return any(role is not None for role in roles.values())
     return roles[account_id] is not None
+
+
+def _itself(config: Config, arns: "_Arns") -> list[str]:
+    """The role or the user that the policy is for. A role of unknown name cannot be told from another."""
+    organization = config.aws.organization
+    if organization is not None:
+        return [f"arn:{arns.partition}:iam::{arns.account_id}:role/{organization.role_name}"]
+    roles = [each.role_arn for each in config.aws.accounts if arns.account_id in (each.id, "*")]
+    itself = [role for role in roles if role is not None]
+    return [*itself, *arns.own_user] if None in roles or not roles else itself
 
 
 def _own(config: Config, partition: str) -> list[dict[str, Any]]:
@@ -155,6 +169,11 @@ class _Arns:
         return f"arn:{self.partition}:iam::{self.account_id}:user{path}{name}"
 
     @property
+    def own_user(self) -> tuple[str, str]:
+        """Of whoever calls. `${aws:username}` is empty for a role: then it is nobody."""
+        return (self.user("/", "${aws:username}"), self.user("/", "*/${aws:username}"))
+
+    @property
     def root(self) -> str:
         return f"arn:{self.partition}:iam::*:root"
 
@@ -183,10 +202,9 @@ def _resources(match: MatchSettings, arns: _Arns, name: str, notes: list[str]) -
 
 
 def _denied(policies: Sequence[PolicySettings], arns: _Arns, notes: list[str]) -> list[dict[str, Any]]:
-    # ${aws:username} is empty for a role, which has no access keys of its own; then the statement matches nobody.
-    itself = (arns.user("/", "${aws:username}"), arns.user("/", "*/${aws:username}"))
+    # A role has no access keys of its own.
     statements = [
-        _statement("NeverRootNorItself", "Deny", _CHANGE, (arns.root, *itself)),
+        _statement("NeverRootNorItself", "Deny", _CHANGE, (arns.root, *arns.own_user)),
         _statement("NeverWidenItself", "Deny", _WIDENING, ("*",)),
     ]
     for policy in policies:
