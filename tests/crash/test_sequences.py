@@ -13,7 +13,7 @@ from rekeyd.core.model import AccessKeyId, AccountId, KeyStatus, Place, Principa
 from rekeyd.core.policy import Adopt, Attribution, Orphans
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
-from rekeyd.errors import TemporaryError
+from rekeyd.errors import StoppingError, TemporaryError
 from rekeyd.fleet.places import Places
 from rekeyd.fleet.settings import FleetSettings
 from tests.crash.cycles import BY_NAME, USER, Watch, drive, rested, start, wrongs
@@ -43,9 +43,15 @@ def key_ids(rig: Rig, user: str = USER) -> list[AccessKeyId]:
     return [key.id for key in rig.world.keys(ACCOUNT, user)]
 
 
-def crash_after(rig: Rig, point: str, nth: int = 1) -> None:
-    """The process dies when the nth such call from now on has acted."""
-    with rig.world.fault(point, when="after", error=Crash(point), nth=nth), pytest.raises(Crash):
+def crash_after(rig: Rig, point: str, *, once: str | None = None) -> None:
+    """The process dies when the next such call has acted, or the next one after a call of `once`."""
+    counts = rig.world.counts
+    before = counts[once] if once is not None else -1
+
+    def is_time(_args: Mapping[str, object]) -> bool:
+        return once is None or counts[once] > before
+
+    with rig.world.fault(point, when="after", error=Crash(point), where=is_time), pytest.raises(Crash):
         rig.work(USER)
     rig.restart()
 
@@ -111,21 +117,34 @@ def test_the_answer_of_the_vault_write_is_lost_and_vault_stays_down(lands: bool)
     live_on(rig)
 
 
-def test_sigterm_comes_while_the_answer_of_the_vault_write_is_awaited() -> None:
+@pytest.mark.parametrize("fate", ["it landed", "it did not", "it lands later"])
+def test_sigterm_comes_while_the_answer_of_the_vault_write_is_awaited(fate: str) -> None:
     rig = Rig(policy())
-    rig.world.user(ACCOUNT, USER, age=100 * DAY)
-    rig.world.vault.down = False
+    world = rig.world
+    world.user(ACCOUNT, USER, age=100 * DAY)
+    (old,) = key_ids(rig)
 
-    def stop(name: str, phase: Phase, _args: Mapping[str, object]) -> None:
-        if name == "vault.publish" and phase == "after":
-            rig.world.clock.stop()
+    def stopped() -> BaseException:
+        world.clock.stop()
+        return lost("publish")()
 
-    forget = rig.world.on_call(stop)
-    rig.world.fault("vault.current", nth=3, error=lost("read back"))
+    if fate == "it lands later":
+        fault = world.late("vault.publish", delay=10 * MINUTE, error=stopped)
+    else:
+        fault = world.fault("vault.publish", when="after" if fate == "it landed" else "before", error=stopped)
     rig.work(USER)
-    forget()
+    assert (fault.hits, world.counts["vault.publish"]) == (1, 1)
+    with pytest.raises(StoppingError):
+        world.clock.sleep(timedelta(0))
+    new = world.keys(ACCOUNT, USER)[-1].id
+    assert key_ids(rig) == [old, new]
+    assert world.active_keys(ACCOUNT, USER) == 2
+    assert world.held_id(ACCOUNT, USER) == (new if fate == "it landed" else old)
     rig.restart()
     live_on(rig)
+    assert world.clock.pending == 0
+    assert (world.held_id(ACCOUNT, USER) == new) == (fate == "it landed")
+    assert world.key(old).deleted
 
 
 def test_a_crash_after_the_write_and_before_it_is_recorded() -> None:
@@ -618,7 +637,10 @@ def test_an_emergency_killed_after_publishing_stays_an_emergency(point: str) -> 
     rig.world.user(ACCOUNT, USER, age=10 * DAY)
     (old,) = key_ids(rig)
     rig.journal.ask(ACCOUNT, USER, asked(emergency=True, at=rig.world.clock.now()))
-    crash_after(rig, point, nth=5 if point == "sts.prove" else 1)
+    crash_after(rig, point, once="vault.publish" if point == "sts.prove" else None)
+    assert rig.world.counts["vault.publish"] == 1
+    new = rig.world.held_id(ACCOUNT, USER)
+    assert key_ids(rig) == [old, new]
     started_at = rig.world.clock.now()
     for _ in range(20):
         rig.work(USER)
@@ -628,6 +650,8 @@ def test_an_emergency_killed_after_publishing_stays_an_emergency(point: str) -> 
     assert rig.world.key(old).status is KeyStatus.INACTIVE
     assert rig.world.clock.now() - started_at < 2 * MINUTE
     live_on(rig)
+    assert key_ids(rig) == [new]
+    assert rig.world.counts["iam.create_access_key"] == 1
 
 
 def test_a_rollback_killed_between_reactivate_and_write() -> None:
