@@ -74,7 +74,7 @@ class Rig:
 
     def open_journal(self) -> None:
         """The process starts on whatever is at the journal's place."""
-        self.store = open_journal(self._journal_url, instance="test", clock=self.world.clock, lease_ttl=LEASE_TTL)
+        self.store = open_journal(self._journal_url, instance="test", clock=self.world.own_clock, lease_ttl=LEASE_TTL)
         self.journal: SqlJournal = self.store.another_holder()
         self.boot()
 
@@ -83,8 +83,8 @@ class Rig:
         world = self.world
         self.port: Journal = pointed_journal(self.journal, world.points) if self._journal_points else self.journal
         self.tenures = Tenures()
-        self.mark = MarkKeeper(vault=world.vault, journal=self.port, clock=world.clock)
-        self.gates = Gates(journal=self.port, clock=world.clock, settings=self.settings)
+        self.mark = MarkKeeper(vault=world.vault, journal=self.port, clock=world.own_clock)
+        self.gates = Gates(journal=self.port, clock=world.own_clock, settings=self.settings)
         rules = Rules(
             policies=self.policies,
             place_of=world.place_of,
@@ -95,14 +95,14 @@ class Rig:
         executor = Executor(
             cloud=world.cloud,
             vault=world.vault,
-            clock=world.clock,
+            clock=world.own_clock,
             rules=rules,
             confirm_mark=self.mark.confirm,
             raise_mark=self.mark.raise_,
             before_open=self.gates.before_open,
         )
         self.reconciler = Reconciler(
-            observer=Observer(vault=world.vault, clock=world.clock, rules=rules), executor=executor
+            observer=Observer(vault=world.vault, clock=world.own_clock, rules=rules), executor=executor
         )
 
     def restart(self) -> None:
@@ -226,24 +226,23 @@ class Rig:
             journal=self.port,
             reconciler=self.reconciler,
             gates=self.gates,
-            clock=self.world.clock,
+            clock=self.world.own_clock,
             settings=self.settings,
             around=Circumstances(
                 collides=self.collides,
                 mark_problem=self.mark.problem(),
                 observing=self.observing,
                 holder=lease.lease.holder,
-                lease_since=self.tenures.since(lease.lease, self.world.clock.now()),
+                lease_since=self.tenures.since(lease.lease, self.world.own_clock.now()),
             ),
         )
 
     def again_at(self, worked: Worked) -> datetime | None:
-        if worked.retry_at is not None:
-            return worked.retry_at
-        if worked.outcome is None:
-            return None
-        rest = worked.outcome.rest
-        return getattr(rest, "until", None)
+        """In the world's time."""
+        again = worked.retry_at
+        if again is None and worked.outcome is not None:
+            again = getattr(worked.outcome.rest, "until", None)
+        return None if again is None else again - self.world.own_clock.offset
 
     def _at_rest(self, worked: Worked) -> bool:
         return worked.outcome is not None and worked.outcome.state in (State.FRESH, State.UNMANAGED, State.REFUSED)

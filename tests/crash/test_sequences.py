@@ -1,9 +1,9 @@
 """Sequences that broke earlier drafts of the protocol, and rotators elsewhere, each by its name."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from rekeyd.errors import StoppingError, TemporaryError
 from rekeyd.fleet.places import Places
 from rekeyd.fleet.settings import FleetSettings
 from tests.crash.cycles import BY_NAME, USER, Watch, drive, rested, start, wrongs
-from tests.crash.matrix import Killer, Moment
+from tests.crash.matrix import Killer, Moment, after_changes, record
 from tests.journal_points import is_read
 from tests.rig import ACCOUNT, DAY, SETTLE, Rig, asked, policy
 from tests.world import Crash, Lags, World, lost
@@ -626,6 +626,72 @@ def test_a_journal_of_before_the_last_loss_refuses_until_its_mark_is_deleted_and
         restored.work(USER)
     assert key_ids(restored) == [new]
     restored.world.check_promises()
+
+
+# --- a clock that is set wrong ---------------------------------------------------------------------------------------
+
+
+JUMPS = (HOUR, -HOUR, 8 * DAY, -8 * DAY)
+
+
+def _words(offset: timedelta) -> str:
+    return f"{'back' if offset < timedelta(0) else 'ahead'} {abs(offset)}"
+
+
+def _refused_at(rig: Rig, key_id: AccessKeyId) -> list[datetime]:
+    """When the key was deactivated, and when it was deleted."""
+    return [at for at, usable in rig.world.key(key_id).changes if not usable]
+
+
+@pytest.mark.parametrize("offset", JUMPS, ids=_words)
+@pytest.mark.parametrize("prepare", [overlap, quarantine], ids=["in overlap", "in quarantine"])
+def test_rekeyds_clock_is_set_wrong_for_a_day_and_nothing_ends_early_or_late(
+    prepare: Callable[[Rig], tuple[AccessKeyId, AccessKeyId]], offset: timedelta
+) -> None:
+    """AWS refuses signatures of another time, so what the wrong clock decides is never done."""
+    rig = Rig(policy())
+    began_at = rig.world.clock.now()
+    old, new = prepare(rig)
+    before = rig.world.keys(ACCOUNT, USER)
+    rig.world.own_clock.offset = offset
+    for _ in range(24):
+        rig.world.clock.advance(HOUR)
+        rig.work(USER)
+        assert rig.world.keys(ACCOUNT, USER) == before
+    rig.world.own_clock.offset = timedelta(0)
+    live_on(rig)
+    assert key_ids(rig) == [new]
+    deactivated_at, deleted_at = _refused_at(rig, old)
+    assert 7 * DAY <= deactivated_at - began_at < 8 * DAY
+    assert 7 * DAY <= deleted_at - deactivated_at < 8 * DAY
+
+
+@pytest.mark.parametrize("offset", JUMPS, ids=_words)
+@pytest.mark.parametrize("name", ["rotate", "rollback in quarantine"])
+def test_rekeyds_clock_is_set_wrong_right_after_any_change(name: str, offset: timedelta) -> None:
+    """Set back after a deactivation and before it was recorded, it once let a quarantine begin before that."""
+    cycle = BY_NAME[name]
+    for moment in [m for m in after_changes(record(cycle)) if not m.name.startswith(("journal.", "vault.write_mark"))]:
+        rig, watch = start(cycle)
+        _set_wrong(rig, moment, offset)
+        trouble = drive(rig, watch)
+        found = wrongs(rig, watch) + ([trouble] if trouble else [])
+        assert not found, f"{moment}: {found}"
+
+
+def _set_wrong(rig: Rig, moment: Moment, offset: timedelta) -> None:
+    """From that moment on and for half an hour."""
+    count = 0
+
+    def look(_name: str, phase: Phase, _args: Mapping[str, object]) -> None:
+        nonlocal count
+        count += phase == "before"
+        if (count, phase) == (moment.call, moment.phase) and rig.world.own_clock.offset != offset:
+            rig.world.own_clock.offset = offset
+            rig.world.clock.after(HOUR / 2, lambda: setattr(rig.world.own_clock, "offset", timedelta(0)))
+            forget()
+
+    forget = rig.world.on_call(look)
 
 
 # --- emergencies and ways back ---------------------------------------------------------------------------------------

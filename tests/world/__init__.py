@@ -2,7 +2,7 @@
 
     world = World(seed=1)
     user = world.user("111122223333", "ci", age=timedelta(days=100))   # one key, served by Vault
-    world.cloud, world.vault, world.clock                              # the ports, for rekeyd
+    world.cloud, world.vault, world.own_clock                          # the ports, for rekeyd
     world.operators.deactivate(key_id)                                 # the admin hand
     world.fault("iam.create_access_key", when="after", error=lost("create"))
     world.check_promises()
@@ -19,7 +19,7 @@ from rekeyd.core.policy import Policy
 from rekeyd.core.secret import Secret
 from rekeyd.ports import Pair
 from tests.world.aws import AccountState, Aws, Hand, KeyState, Lags, UserState
-from tests.world.clock import START, VirtualClock
+from tests.world.clock import START, OwnClock, VirtualClock
 from tests.world.iam import WorldCloud, WorldSts
 from tests.world.operators import Operators
 from tests.world.points import Call, CallPoints, Crash, Failure, Fault, Hook, Phase, lost
@@ -69,14 +69,16 @@ class World:
         keep_calls: bool = True,
     ) -> None:
         self.clock = VirtualClock(start)
+        self.own_clock = OwnClock(self.clock)
+        """rekeyd's: `own_clock.offset` sets it wrong, and AWS then refuses its signatures."""
         self.lags = lags if lags is not None else Lags()
         self.region = region
         self.place_of = place_of
-        self.aws = Aws(self.clock, seed, self.lags)
+        self.aws = Aws(self.clock, seed, self.lags, callers=self.own_clock)
         self.points = CallPoints(self.clock, keep_calls=keep_calls)
         store = VaultState(self.clock)
         self.promises = Promises(self.aws, store, region)
-        self.vault = WorldVault(store, self.points, self.promises)
+        self.vault = WorldVault(store, self.points, self.promises, self.own_clock)
         self.sts = WorldSts(self.aws, self.points, self.promises, region)
         self.cloud = WorldCloud(self.aws, self.points, self.promises, self.sts)
         self.operators = Operators(self.aws, store, self.promises)

@@ -26,7 +26,7 @@ from rekeyd.core.model import (
 )
 from rekeyd.errors import LimitExceededError, NotFoundError, RefusedError
 from rekeyd.ports import CallerIdentity, CredentialReport, ExposureNotice, PasswordPolicy
-from tests.world.clock import VirtualClock
+from tests.world.clock import OwnClock, VirtualClock
 
 # "When an access key is used more than once in a 15-minute span, only the first use is recorded."
 USE_SPAN = timedelta(minutes=15)
@@ -191,8 +191,10 @@ class AccountState:
 class Aws:
     """All accounts. Methods are IAM's control plane; `by` says whose hand it is."""
 
-    def __init__(self, clock: VirtualClock, seed: int, lags: Lags) -> None:
+    def __init__(self, clock: VirtualClock, seed: int, lags: Lags, *, callers: OwnClock) -> None:
         self.clock = clock
+        self.callers = callers
+        """The clock of the machine that signs rekeyd's calls."""
         self.lags = lags
         self.accounts: dict[AccountId, AccountState] = {}
         self.keys: dict[AccessKeyId, KeyState] = {}

@@ -1,4 +1,7 @@
-"""Virtual time: sleeping is instant, and whatever the world has scheduled happens on the way, in order."""
+"""Virtual time: sleeping is instant, and whatever the world has scheduled happens on the way, in order.
+
+The world has the right time; rekeyd reads `OwnClock`, which somebody may have set wrong.
+"""
 
 import heapq
 from collections.abc import Callable
@@ -82,3 +85,20 @@ class VirtualClock:
     def _raise_if_stopped(self) -> None:
         if self._stopped:
             raise StoppingError("the process was asked to stop")
+
+
+class OwnClock:
+    """The `Clock` port as rekeyd's machine has it: the world's time, and how far that machine is off."""
+
+    def __init__(self, world: VirtualClock) -> None:
+        self.offset = _NOTHING
+        self._world = world
+
+    def now(self) -> datetime:
+        return self._world.now() + self.offset
+
+    def monotonic(self) -> float:
+        return self._world.monotonic()
+
+    def sleep(self, duration: timedelta) -> None:
+        self._world.sleep(duration)

@@ -41,7 +41,7 @@ from rekeyd.ports import (
     UserRights,
 )
 from tests.world.aws import AccountState, Aws, Hand, KeyState, UserState
-from tests.world.points import CallPoints
+from tests.world.points import SIGNATURE_LIFE, CallPoints
 from tests.world.promises import Promises
 
 T = TypeVar("T")
@@ -49,8 +49,15 @@ T = TypeVar("T")
 _TRAIL_SLACK = timedelta(minutes=1)
 
 
-def reach(account: AccountState, method: str) -> None:
-    """Raises what the account's switches say."""
+def signs_out_of_time(aws: Aws) -> bool:
+    """AWS compares the time of each signature with its own; the caller's clock is too far off."""
+    return abs(aws.callers.offset) >= SIGNATURE_LIFE
+
+
+def reach(aws: Aws, account: AccountState, method: str) -> None:
+    """Raises what the account's switches and the caller's clock say."""
+    if signs_out_of_time(aws):
+        raise TemporaryError(f"account {account.id}: {method} was refused: SignatureDoesNotMatch")
     if account.unreachable:
         raise TemporaryError(f"account {account.id}: {method} cannot be sent")
     if account.throttled > 0:
@@ -244,7 +251,7 @@ class WorldIam:
     ) -> T:
         def reached() -> T:
             account = self._aws.account(self.account_id)
-            reach(account, method)
+            reach(self._aws, account, method)
             return effect(account)
 
         args["account_id"] = self.account_id
@@ -326,7 +333,7 @@ class WorldSts:
     def caller_identity(self, account_id: AccountId) -> CallerIdentity:
         def effect() -> CallerIdentity:
             account = self._aws.account(account_id)
-            reach(account, "caller_identity")
+            reach(self._aws, account, "caller_identity")
             return account.caller
 
         return self._points.call("sts.caller_identity", effect, {"account_id": account_id})
@@ -351,6 +358,8 @@ class WorldSts:
     def _prove(self, pair: Pair, principal: Principal, region: str) -> Proof:
         if self.down:
             return Proof.UNAVAILABLE
+        if signs_out_of_time(self._aws):
+            return Proof.WRONG_SECRET  # the code is the same
         answer = self._aws.authenticate(pair.access_key_id, pair.secret_access_key.reveal(), region)
         if isinstance(answer, str):
             return Proof.WRONG_SECRET if answer == "SignatureDoesNotMatch" else Proof.NOT_HONOURED

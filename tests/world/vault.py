@@ -39,7 +39,7 @@ from rekeyd.errors import (
 )
 from rekeyd.ports import Guard, Mark, Pair
 from tests.world.aws import Hand
-from tests.world.clock import VirtualClock
+from tests.world.clock import OwnClock, VirtualClock
 from tests.world.points import CallPoints
 from tests.world.promises import Promises
 
@@ -171,7 +171,7 @@ def _ids(fields: Mapping[str, str]) -> tuple[str, ...]:
 class WorldVault:
     """The `Vault` port, and the switches of the server; set the public fields at will."""
 
-    def __init__(self, state: VaultState, points: CallPoints, promises: Promises) -> None:
+    def __init__(self, state: VaultState, points: CallPoints, promises: Promises, own_clock: OwnClock) -> None:
         self.state = state
         self.sealed = False
         self.down = False
@@ -182,6 +182,7 @@ class WorldVault:
         self.mark: Mark | None = None
         self._points = points
         self._promises = promises
+        self._own_clock = own_clock
 
     def seal(self) -> None:
         self.sealed = True
@@ -331,10 +332,10 @@ class WorldVault:
 
     def _wait_for_server(self, error: TemporaryError, give_up_at: datetime) -> None:
         """Nothing was sent so far, and that is what the caller learns when it is over."""
-        left = give_up_at - self.state.clock.now()
+        left = give_up_at - self._own_clock.now()
         if left <= timedelta(0):
             raise error
-        self.state.clock.sleep(min(left, _RETRY_EVERY))
+        self._own_clock.sleep(min(left, _RETRY_EVERY))
 
     def _publish(
         self, place: Place, ours: Mapping[str, str], extra: Mapping[str, str], cas: int

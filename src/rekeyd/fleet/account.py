@@ -174,7 +174,7 @@ class AccountWork:
         with bound(principal=principal.user_name):
             try:
                 failures, retry_at = self.lease.failures(principal)
-                if asked is None and retry_at is not None and self.clock.now() < retry_at:
+                if asked is None and retry_at is not None and self.settings.is_backoff(retry_at - self.clock.now()):
                     return Worked(principal=principal, skipped=True, retry_at=retry_at)
                 around = replace(self.around, gate=self.gates.gate(self.account_id))
                 outcome = self.reconciler.run(self.iam, self.lease, principal.user_name, around=around, asked=asked)

@@ -33,6 +33,10 @@ class FleetSettings:
         """How long to leave a principal alone after so many failures in a row."""
         return self.scan_every * _BACKOFF[min(failures, len(_BACKOFF)) - 1]
 
+    def is_backoff(self, left: timedelta) -> bool:
+        """Whether a principal is left alone for so long. More is no wait of ours: the clock was ahead when it began."""
+        return timedelta(0) < left <= self.scan_every * _BACKOFF[-1]
+
 
 # Shares of the scan interval: with the default of 1 h these are 1, 2, 5, 15, 30 and 60 minutes.
 _BACKOFF = (1 / 60, 1 / 30, 1 / 12, 1 / 4, 1 / 2, 1.0)

@@ -89,7 +89,8 @@ class Executor:
             case StartRetirement():
                 self._start_retirement(step, journal, look)
             case StartQuarantine():
-                journal.seen_inactive(look.seen.principal, step.key_id, reason=step.reason, at=self.clock.now())
+                at = max(look.at, self.clock.now())
+                journal.seen_inactive(look.seen.principal, step.key_id, reason=step.reason, at=at)
                 self.raise_mark()
             case Claim():
                 journal.created(
@@ -204,7 +205,7 @@ class Executor:
             why=step.why,
             reason=step.reason,
             anchor=anchor,
-            at=self.clock.now(),
+            at=max(look.at, self.clock.now()),
         )
         log.info(Event.RETIREMENT_STARTED, access_key_id=step.key_id, why=step.why, reason=step.reason)
         self.raise_mark()
@@ -275,7 +276,10 @@ class Executor:
         reason: Reason,
         call: Callable[[], None],
     ) -> None:
-        """Intent, call, outcome. Without an outcome the intent stays and a later look settles it."""
+        """Intent, call, outcome. Without an outcome the intent stays and a later look settles it.
+
+        A clock that is set back meanwhile must not make the quarantine begin before it did.
+        """
         principal = look.seen.principal
         journal.change_intended(principal, key_id, verb=verb, reason=reason, at=self.clock.now())
         try:
@@ -287,7 +291,7 @@ class Executor:
             if isinstance(error, NotFoundError):
                 return  # gone meanwhile: the next look sees it
             raise
-        journal.change_done(principal, key_id, verb=verb, at=self.clock.now())
+        journal.change_done(principal, key_id, verb=verb, at=max(look.at, self.clock.now()))
 
     def _destroy_versions(self, look: Look, key_id: AccessKeyId) -> None:
         """The secret of a deleted key has no use left. Failing here costs nothing: closing tries again."""

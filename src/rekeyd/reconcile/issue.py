@@ -224,6 +224,8 @@ def record_published(
 ) -> None:
     """Step 6: read back as a consumer would, prove that pair, record it. TemporaryError: the next look repeats it."""
     seen, principal, key_id = look.seen, look.seen.principal, rotation.new_key_id
+    # AWS accepts a signature after this, so the clock was right; one that is set back meanwhile ends no overlap early.
+    began_at = clock.now()
     held = vault.current(seen.place)
     for _ in range(_READ_BACK_TRIES - 1):
         if isinstance(held, VaultHeld) and held.access_key_id == key_id:
@@ -238,7 +240,7 @@ def record_published(
     result = cloud.sts.prove(pair, principal)
     if result is not Proof.ACCEPTED:
         raise TemporaryError(f"the pair read back from {seen.place.path} was not accepted ({result})")
-    at = clock.now()
+    at = max(began_at, clock.now())
     journal.published(
         principal,
         rotation.id,

@@ -46,6 +46,9 @@ KnownOf = Callable[[Principal], Known]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
+    at: datetime
+    """Read before AWS was asked. It answered, so the clock was right: nothing that is done about what was seen
+    happened earlier, whatever the clock says then."""
     seen: Observed
     policy: Policy | None
     known: Known
@@ -101,7 +104,8 @@ class Observer:
         )
         seen = _with_origins(seen, selected, iam)
         ended = (*_settled(principal, known, seen, now), *_gone(principal, known, seen, asked, now))
-        return Look(seen=seen, policy=selected.policy, known=known, notes=(*trust.notes, *notes, *ended))
+        notes = (*trust.notes, *notes, *ended)
+        return Look(at=now, seen=seen, policy=selected.policy, known=known, notes=notes)
 
     def _place(
         self, principal: Principal, known: Known, around: Circumstances, asked: Asked | None, selected: Selected
