@@ -20,7 +20,7 @@ from rekeyd.core.secret import Secret
 from rekeyd.ports import Pair
 from tests.world.aws import AccountState, Aws, Hand, KeyState, Lags, UserState
 from tests.world.clock import START, OwnClock, VirtualClock
-from tests.world.iam import WorldCloud, WorldSts
+from tests.world.iam import WorldCloud, WorldSts, report_now
 from tests.world.operators import Operators
 from tests.world.points import Call, CallPoints, Crash, Failure, Fault, Hook, Phase, lost
 from tests.world.promises import Promises
@@ -125,6 +125,11 @@ class World:
         principal = self.state(account_id, user_name).principal
         managed = self.promises.managed.get((principal.account_id, principal.user_id))
         return managed[0] if managed is not None else self.place_of(principal)
+
+    def make_report(self, account_id: str) -> None:
+        """Somebody else has IAM make the credential report, which everybody is given for the next four hours."""
+        account = self.aws.account(account_id)
+        account.report = report_now(self.aws, account)
 
     # --- looking, without being rekeyd ------------------------------------------------------------------------------
 

@@ -275,33 +275,39 @@ class WorldIam:
             raise TemporaryError(f"account {account.id}: the credential report is still being made")
         clock.sleep(left)
         account.report_ready_at = None
-        account.report = CredentialReport(
-            generated_at=clock.now().replace(microsecond=0),
-            root=_root_row(account),
-            users={user.principal.arn: self._row(user) for user in account.users.values()},
-        )
+        account.report = report_now(self._aws, account)
         return account.report
 
-    def _row(self, user: UserState) -> ReportRow:
-        """The slots are in the order of the key ids, not of creation."""
-        keys = [user.keys[key_id] for key_id in sorted(user.keys)]
-        return ReportRow(
-            user_name=user.name,
-            arn=user.principal.arn,
-            keys=tuple(self._report_key(key) for key in keys[:MAX_KEYS_PER_USER]),
-            password_enabled=user.password_enabled,
-            password_last_used_at=None,
-            mfa_active=user.mfa_active,
-            more_credentials=len(keys) > MAX_KEYS_PER_USER,
-        )
 
-    def _report_key(self, key: KeyState) -> ReportKey:
-        use = self._aws.visible_use(key)
-        return ReportKey(
-            active=key.status is KeyStatus.ACTIVE,
-            created_at=key.created_at,
-            last_used_at=use.at if use is not None else None,
-        )
+def report_now(aws: Aws, account: AccountState) -> CredentialReport:
+    return CredentialReport(
+        generated_at=aws.clock.now().replace(microsecond=0),
+        root=_root_row(account),
+        users={user.principal.arn: _row(aws, user) for user in account.users.values()},
+    )
+
+
+def _row(aws: Aws, user: UserState) -> ReportRow:
+    """The slots are in the order of the key ids, not of creation."""
+    keys = [user.keys[key_id] for key_id in sorted(user.keys)]
+    return ReportRow(
+        user_name=user.name,
+        arn=user.principal.arn,
+        keys=tuple(_report_key(aws, key) for key in keys[:MAX_KEYS_PER_USER]),
+        password_enabled=user.password_enabled,
+        password_last_used_at=None,
+        mfa_active=user.mfa_active,
+        more_credentials=len(keys) > MAX_KEYS_PER_USER,
+    )
+
+
+def _report_key(aws: Aws, key: KeyState) -> ReportKey:
+    use = aws.visible_use(key)
+    return ReportKey(
+        active=key.status is KeyStatus.ACTIVE,
+        created_at=key.created_at,
+        last_used_at=use.at if use is not None else None,
+    )
 
 
 def _root_row(account: AccountState) -> ReportRow:

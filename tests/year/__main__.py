@@ -31,7 +31,8 @@ def report(figures: Figures, seconds: float, busy: float) -> str:
         f"calls in {figures.passes} passes, {figures.faults} faults injected, {figures.counts['rotations']} rotations, "
         f"{len(figures.violations)} violations, {seconds:.0f} s ({busy:.0f} s of processor)\n"
         f"  oldest active key of {figures.undisturbed} users whom people left alone: {figures.oldest_of}\n"
-        f"  and where rekeyd was held up: {figures.latest_of}\n  {counted}"
+        f"  and where rekeyd was held up: {figures.latest_of}\n"
+        f"  credential reports up to {figures.oldest_report} old\n  {counted}"
     )
 
 

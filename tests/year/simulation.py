@@ -1,7 +1,8 @@
 """A year of policy time over the in-memory world: hundreds of users, people, faults, crashes; repeatable by its seed.
 
 What a call changed is checked against the promises at once, what a pass came to after it, and everything at the end of
-each day. Time jumps to the next moment at which rekeyd has something to do; what people do is seen by the daily scan.
+each day. Time jumps to the next moment at which rekeyd has something to do; what people do is seen by the daily scan,
+in a credential report that is up to four hours old then.
 `python -m tests.year` runs several seeds and prints the figures.
 """
 
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from rekeyd.core.model import AccountId, KeyStatus, Principal, UserId
 from rekeyd.core.policy import Adopt, Match, Policy, Repair, StillUsed, lead_time, step_time
@@ -19,6 +21,7 @@ from rekeyd.core.state import State
 from rekeyd.errors import Error, JournalError, OutcomeUnknownError, StoppingError, TemporaryError
 from rekeyd.fleet.account import Worked
 from rekeyd.fleet.places import Places
+from rekeyd.fleet.scan import Scan, fingerprint, users_to_look_at
 from rekeyd.fleet.settings import FleetSettings
 from tests.journal_points import is_read
 from tests.rig import DAY, Rig, policy
@@ -30,7 +33,7 @@ from tests.year.people import People
 HOUR = timedelta(hours=1)
 SCAN = DAY
 """How often every account is scanned."""
-DRIFT = 8
+DRIFT = 12
 """Every so many scans a user is looked at although nothing asks for it."""
 BATCH = 3
 """Hours; waits of hours and days end together, so that a pass serves many users. The policies' lead covers more."""
@@ -114,10 +117,6 @@ class HeldUp:
         return self.spent + (now - self.since if self.since is not None else timedelta(0))
 
 
-def _row(user: UserState) -> frozenset[object]:
-    return frozenset((key.id, key.status) for key in user.keys.values())
-
-
 @dataclass(slots=True, kw_only=True)
 class Figures:
     seed: int
@@ -135,6 +134,8 @@ class Figures:
     oldest_of: str = ""
     oldest_share: float = 0.0
     """Of its policy's max_age."""
+    oldest_report: timedelta = timedelta(0)
+    """Of the credential reports by which scans selected."""
     latest_of: str = ""
     """The oldest of a user whose looks failed, or gave a reason that a person can read."""
     latest_share: float = 0.0
@@ -163,8 +164,8 @@ class Year:
     places: Places = field(init=False)
     hired: int = 0
     calm: bool = False
-    _rows: dict[UserId, frozenset[object]] = field(default_factory=dict)
-    """What the credential report said of a user's keys when it was last looked at."""
+    _rows: dict[AccountId, dict[str, tuple[object, ...]]] = field(default_factory=dict)
+    """What the last scan's credential report said of each user's keys."""
     _backup: sqlite3.Connection | None = None
 
     def __post_init__(self) -> None:
@@ -318,17 +319,45 @@ class Year:
         return self.figures
 
     def _scan(self, number: int) -> None:
-        """Users never looked at, users whose keys are not as the last look left them, and some of everybody."""
+        """Users never looked at, those that the credential report selects, and some of everybody."""
         now = self.world.clock.now()
-        for account_id in ACCOUNTS:
-            users = [user.principal for user in self.world.account(account_id).users.values()]
-            self.places.learn(account_id, users)
         present = {user.user_id for user in self.world.aws.users()}
         self.next_at = {user_id: at for user_id, at in self.next_at.items() if user_id in present}
+        for account_id in ACCOUNTS:
+            users = tuple(user.principal for user in self.world.account(account_id).users.values())
+            self.places.learn(account_id, users)
+            self.next_at |= dict.fromkeys(self._selected(account_id, users, now), now)
+            # The next scan is given a report of some hours before it.
+            made_in = SCAN - self.draw.random() * self.world.lags.report_every
+            self.world.clock.after(made_in, partial(self.world.make_report, account_id))
         for index, user in enumerate(self.world.aws.users()):
-            new = user.user_id not in self.next_at
-            if new or index % DRIFT == number % DRIFT or _row(user) != self._rows.get(user.user_id):
+            if user.user_id not in self.next_at or index % DRIFT == number % DRIFT:
                 self.next_at[user.user_id] = now
+
+    def _selected(self, account_id: AccountId, users: tuple[Principal, ...], now: datetime) -> list[UserId]:
+        """By the report. Whose time has come, who was asked about and what the journal has open is in `next_at`."""
+        try:
+            report = self.world.cloud.iam(account_id).credential_report(max_wait=timedelta(minutes=1))
+        except (Crash, StoppingError):
+            self.rig.restart()
+            return []
+        except Error:
+            self.figures.counts["scans without a report"] += 1
+            return []
+        chosen = users_to_look_at(
+            Scan(account_id=account_id, users=users, report=report, scanned_at=now),
+            self.rig.policies,
+            statuses={},
+            open_users=(),
+            asked=(),
+            rows_before=self._rows.get(account_id, {}),
+            drift=False,
+            now=now,
+        )
+        self._rows[account_id] = {arn: fingerprint(row) for arn, row in report.users.items()}
+        age = now - report.generated_at
+        self.figures.oldest_report = max(self.figures.oldest_report, age)
+        return [user.user_id for user in chosen.look]
 
     def _work_until(self, end: datetime) -> None:
         while True:
@@ -370,13 +399,10 @@ class Year:
 
     def _note(self, one: Worked, now: datetime) -> None:
         user_id = one.principal.user_id
-        state = self.world.account(one.principal.account_id).users.get(one.principal.user_name.casefold())
-        if state is not None:
-            self._rows[user_id] = _row(state)
         again = self.rig.again_at(one)
         if again is None:
             passing = one.outcome is None or one.outcome.rest.reason in _PASSING
-            self.next_at[user_id] = now + (SCAN / 4 if passing else 2 * SCAN)
+            self.next_at[user_id] = now + (SCAN / 4 if passing else 4 * SCAN)
         else:
             self.next_at[user_id] = min(_in_batches(again, now), now + 10 * DAY)
         self.figures.counts["rotations"] += one.published

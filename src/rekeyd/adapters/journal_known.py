@@ -61,8 +61,8 @@ def _open_rotation(conn: sa.Connection, principal: Principal) -> Rotation | None
 
 
 def _keys(conn: sa.Connection, principal: Principal) -> dict[AccessKeyId, KeyFacts]:
-    not_before = _clocks_not_before(conn)
-    rows = conn.execute(_KEYS, _who(principal))
+    rows = conn.execute(_KEYS, _who(principal)).all()
+    not_before = _clocks_not_before(conn) if rows else None
     return {row.key_id: _key_facts(row, not_before) for row in rows}
 
 
