@@ -190,13 +190,19 @@ def _filesystem_magic(directory: Path) -> int | None:
 def _prepare_file(path: Path) -> None:
     """The directory, and an empty file that only this user can read; SQLite gives its WAL the same mode.
 
+    Their names are synced like what will be in the file: SQLite does so for its own files only.
+
     A file that exists is never opened here: closing any descriptor of it would drop the POSIX locks that SQLite holds
     on it elsewhere in this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
     try:
+        missing = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in missing:
+            _sync_directory(folder.parent)
         with _locks_lock, suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            _sync_directory(path.parent)
         if path.stat().st_uid == os.geteuid():
             path.chmod(0o600)
     except OSError as error:
@@ -204,6 +210,16 @@ def _prepare_file(path: Path) -> None:
             f"the journal {path} cannot be opened for writing: {error.strerror}",
             hint="journal.url must name a file that this user can write",
         ) from error
+
+
+def _sync_directory(path: Path) -> None:
+    # A file system that cannot sync a directory keeps its names by other means.
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
