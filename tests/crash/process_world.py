@@ -22,13 +22,13 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 from rekeyd.demo.consumer import Arguments, Consumer
-from rekeyd.demo.emulator import HUB, Answer, EmulatedAws, Rule, SeenRequest, VaultProxy
+from rekeyd.demo.emulator import HUB, Answer, Delays, EmulatedAws, Rule, SeenRequest, VaultProxy
 from rekeyd.demo.emulator import Call as Calling
 from rekeyd.demo.emulator.faults import Cut, Effect, Incident, escape
 from rekeyd.demo.openbao import OpenBaoServer
@@ -51,13 +51,23 @@ _PACE: dict[str, object] = {
     "overlap": "0.5s",
     "quarantine": "0.5s",
     "verify_probes": 1,
-    "verify_spacing": "0s",
+    "verify_spacing": "0.1s",
     "max_age": "90d",
     "unused_for": "0s",
     "verify_first": "0s",
     "verify_timeout": "20s",
     "publish_timeout": "10s",
 }
+# AWS as it is, but in seconds: a pair that is published before it was proven fails its consumer, who polls faster than
+# a new key is honoured; a list that is older than our own change, but not older than `aws.settle`, shows what was.
+SLOW = Delays(
+    propagation=timedelta(seconds=0.5),
+    revocation=timedelta(seconds=0.3),
+    list_lag=timedelta(seconds=0.3),
+    cloudtrail_lag=timedelta(seconds=1),
+    signature_age=timedelta(minutes=15),
+)
+_SETTLE = "0.5s"
 _ORPHANS = '[orphans]\nwait = "20s"\nquarantine = "1s"'
 
 
@@ -166,7 +176,7 @@ class CrashWorld:
 
     # -- the program
 
-    def write_config(self, *, scan_every: str = "1s", settle: str = "0.2s", extra: str = _ORPHANS) -> None:
+    def write_config(self, *, scan_every: str = "1s", settle: str = _SETTLE, extra: str = _ORPHANS) -> None:
         own = [
             {"name": cycle.name, "match": {"users": [f"{cycle.name}-*"]}, **_PACE, **cycle.policy}
             for cycle in CYCLES
@@ -502,7 +512,7 @@ def _await_death(running: Running) -> None:
 def crash_world(bao: OpenBaoServer, folder: Path, *, mount: str) -> Iterator[CrashWorld]:
     """`bao` runs; the KV mount is made here, as are the users nobody may touch. No daemon runs yet."""
     bao.enable_kv(mount)
-    with EmulatedAws(on_secret=remember) as aws, VaultProxy(bao.address) as vault:
+    with EmulatedAws(on_secret=remember, delays=replace(SLOW)) as aws, VaultProxy(bao.address) as vault:
         stand = Stand(aws=aws, bao=bao, folder=folder, mount=mount)
         world = CrashWorld(stand, vault)
         world.write_config()

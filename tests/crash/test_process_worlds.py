@@ -37,6 +37,16 @@ def creates(world: CrashWorld, life: Life) -> int:
     return len(world.stand.aws.calls("CreateAccessKey", user=life.user_name))
 
 
+def test_a_pair_that_is_published_before_aws_honours_it_is_seen(world: CrashWorld) -> None:
+    life = world.begin(_ROTATE)
+    user = world.stand.user(life.user_name)
+    world.stand.hold(user, world.stand.aws.add_key(HUB, user.name, settled=False))
+    world.judge(life)
+    (wrong,) = life.wrongs
+    assert wrong.startswith("P1: a consumer failed")
+    world.end(life)
+
+
 def test_a_journal_without_room_stops_every_change_and_nothing_more(world: CrashWorld) -> None:
     def fill(_life: Life) -> None:
         assert world.daemon is not None
