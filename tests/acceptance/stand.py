@@ -280,10 +280,16 @@ class Stand:
 
     # -- the program
 
-    def start(self, *arguments: str, env: Mapping[str, str] | None = None, stdin: Any = None) -> Running:
-        """Ended, if need be, when the stand is taken down."""
+    def start(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        stdin: Any = None,
+        program: Sequence[str] | None = None,
+    ) -> Running:
+        """Ended, if need be, when the stand is taken down. `program`: another way to begin it."""
         process = subprocess.Popen(
-            [*PROGRAM, *arguments],
+            [*(program or PROGRAM), *arguments],
             env={**self.environment, **(env or {})},
             cwd=self.folder,
             stdin=subprocess.DEVNULL if stdin is None else stdin,

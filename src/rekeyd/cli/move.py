@@ -78,11 +78,11 @@ def move(
     if bool(users) == all_users:
         raise UsageError("name users, or give --all", hint="not both, and not neither")
     config = session.load()
+    from rekeyd.adapters.hardening import forbid_core_dumps
     from rekeyd.app import opened
     from rekeyd.cli import targets
     from rekeyd.cli.person import actor, refuse_other_user
     from rekeyd.cli.stopping import stopped_by_signals
-    from rekeyd.daemon.hardening import forbid_core_dumps
 
     refuse_other_user(config)
     forbid_core_dumps()

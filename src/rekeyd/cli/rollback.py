@@ -32,12 +32,12 @@ def rollback(
     """
     config = session.load()
     timeout = duration("--lock-timeout", lock_timeout)
+    from rekeyd.adapters.hardening import forbid_core_dumps
     from rekeyd.app import opened
     from rekeyd.cli import targets
     from rekeyd.cli.asking import Asking
     from rekeyd.cli.person import actor, refuse_other_user
     from rekeyd.cli.stopping import stopped_by_signals
-    from rekeyd.daemon.hardening import forbid_core_dumps
 
     refuse_other_user(config)
     forbid_core_dumps()

@@ -141,11 +141,11 @@ def rotate_now(
     wish.check()
     config = session.load()
     timeout = duration("--lock-timeout", lock_timeout)
+    from rekeyd.adapters.hardening import forbid_core_dumps
     from rekeyd.app import observing, opened
     from rekeyd.cli.asking import Asking
     from rekeyd.cli.person import actor, refuse_other_user
     from rekeyd.cli.stopping import stopped_by_signals
-    from rekeyd.daemon.hardening import forbid_core_dumps
 
     if dry_run:
         with observing(config, actor=actor()) as seen:

@@ -17,11 +17,11 @@ from typing import NoReturn
 import rekeyd
 from rekeyd import logs
 from rekeyd.adapters.clock import SystemClock
+from rekeyd.adapters.hardening import forbid_core_dumps
 from rekeyd.app import opened
 from rekeyd.config import Config, listen_address, load
 from rekeyd.core.events import Event
 from rekeyd.daemon.daemon import EXIT_CONFIGURATION, EXIT_FAILED, Daemon, Ended, Wish
-from rekeyd.daemon.hardening import forbid_core_dumps
 from rekeyd.errors import ConfigError, Error, StoppingError
 from rekeyd.logs import get_logger
 from rekeyd.web.server import HttpServer
