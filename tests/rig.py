@@ -21,8 +21,11 @@ from rekeyd.core.policy import Orphans, Policy
 from rekeyd.core.state import State
 from rekeyd.errors import Error
 from rekeyd.fleet.account import AccountWork, Worked
+from rekeyd.fleet.alarms import AlarmKeeper
 from rekeyd.fleet.gates import Gates
 from rekeyd.fleet.mark import MarkKeeper
+from rekeyd.fleet.owners import OwnerDesk
+from rekeyd.fleet.passes import Fleet
 from rekeyd.fleet.settings import FleetSettings
 from rekeyd.fleet.tenure import Tenures
 from rekeyd.ports import AccountJournal, Journal, PrincipalStatus
@@ -85,13 +88,7 @@ class Rig:
         self.tenures = Tenures()
         self.mark = MarkKeeper(vault=world.vault, journal=self.port, clock=world.own_clock)
         self.gates = Gates(journal=self.port, clock=world.own_clock, settings=self.settings)
-        rules = Rules(
-            policies=self.policies,
-            place_of=world.place_of,
-            windows_of=self.windows,
-            settle=SETTLE,
-            region=REGION,
-        )
+        rules = self._rules()
         executor = Executor(
             cloud=world.cloud,
             vault=world.vault,
@@ -103,6 +100,30 @@ class Rig:
         )
         self.reconciler = Reconciler(
             observer=Observer(vault=world.vault, clock=world.own_clock, rules=rules), executor=executor
+        )
+
+    def fleet(self, alarms: AlarmKeeper, owners: OwnerDesk | None = None) -> Fleet:
+        """The passes of this process; made anew after `restart`."""
+        return Fleet(
+            cloud=self.world.cloud,
+            journal=self.port,
+            clock=self.world.own_clock,
+            settings=self.settings,
+            rules=self._rules(),
+            reconciler=self.reconciler,
+            gates=self.gates,
+            mark=self.mark,
+            alarms=alarms,
+            owners=owners,
+        )
+
+    def _rules(self) -> Rules:
+        return Rules(
+            policies=self.policies,
+            place_of=self.world.place_of,
+            windows_of=self.windows,
+            settle=SETTLE,
+            region=REGION,
         )
 
     def restart(self) -> None:

@@ -10,12 +10,10 @@ from rekeyd.core.policy import Adopt, Freeze, Match, OnExposed, Policy
 from rekeyd.core.state import State
 from rekeyd.fleet.alarms import AlarmKeeper
 from rekeyd.fleet.exposure import ASK_AGAIN_AFTER
-from rekeyd.fleet.passes import Fleet
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.ports import Brake, ExposureNotice
-from rekeyd.reconcile.rules import Rules
-from tests.rig import ACCOUNT, DAY, SETTLE, Rig, asked, policy
-from tests.world import REGION, Crash, World
+from tests.rig import ACCOUNT, DAY, Rig, asked, policy
+from tests.world import Crash, World
 from tests.world.points import Phase
 
 HOUR = timedelta(hours=1)
@@ -33,25 +31,8 @@ class Watched:
         self.boot()
 
     def boot(self) -> None:
-        rig, world = self.rig, self.world
-        rules = Rules(
-            policies=rig.policies,
-            place_of=world.place_of,
-            windows_of=rig.windows,
-            settle=SETTLE,
-            region=REGION,
-        )
-        self.fleet = Fleet(
-            cloud=world.cloud,
-            journal=rig.port,
-            clock=world.clock,
-            settings=rig.settings,
-            rules=rules,
-            reconciler=rig.reconciler,
-            gates=rig.gates,
-            mark=rig.mark,
-            alarms=AlarmKeeper(journal=rig.port, clock=world.clock, repeat_every=4 * HOUR),
-        )
+        rig = self.rig
+        self.fleet = rig.fleet(AlarmKeeper(journal=rig.port, clock=self.world.clock, repeat_every=4 * HOUR))
 
     def restart(self) -> None:
         self.rig.restart()

@@ -15,15 +15,12 @@ from rekeyd.errors import AccessDeniedError, RefusedError, TemporaryError
 from rekeyd.fleet.alarms import AlarmKeeper, Scope
 from rekeyd.fleet.outbox import GATHER, LAST_RETRY, OWNER_LIFE, Postman, names_of
 from rekeyd.fleet.owners import OwnerDesk, owner_of
-from rekeyd.fleet.passes import Fleet
 from rekeyd.fleet.preview import Preview
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.ports import Channel, Message
-from rekeyd.reconcile.rules import Rules
 from tests.conftest import LogLines
-from tests.rig import ACCOUNT, DAY, SETTLE, Rig, policy
+from tests.rig import ACCOUNT, DAY, Rig, policy
 from tests.unit.test_outbox import Sink, alarms_of
-from tests.world import REGION
 
 HOUR = timedelta(hours=1)
 ALICE, BOB = "alice@example.org", "bob@example.org"
@@ -92,23 +89,9 @@ class House:
             instance="test",
             names=lambda: {ACCOUNT: "shop"},
         )
-        self.fleet = Fleet(
-            cloud=self.world.cloud,
-            journal=rig.port,
-            clock=clock,
-            settings=rig.settings,
-            rules=Rules(
-                policies=rig.policies,
-                place_of=self.world.place_of,
-                windows_of=rig.windows,
-                settle=SETTLE,
-                region=REGION,
-            ),
-            reconciler=rig.reconciler,
-            gates=rig.gates,
-            mark=rig.mark,
-            alarms=AlarmKeeper(journal=rig.port, clock=clock, repeat_every=4 * HOUR, channels=names_of((self.chat,))),
-            owners=OwnerDesk(
+        self.fleet = rig.fleet(
+            AlarmKeeper(journal=rig.port, clock=clock, repeat_every=4 * HOUR, channels=names_of((self.chat,))),
+            OwnerDesk(
                 journal=rig.journal,
                 clock=clock,
                 channels=self.post,
