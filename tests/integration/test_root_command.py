@@ -233,6 +233,9 @@ def test_a_key_in_wrong_hands_is_an_alarm_that_can_be_acknowledged_for_a_while(d
     code, listed = desk.run("alarms")
     assert code == 3, "acknowledged is not over"
     assert listed["alarms"][0]["acknowledged_because"] == "rotating it now"
+    code, audited = desk.run("audit", "--account", HUB)
+    (known,) = [each for each in audited["findings"] if each["severity"] == "critical"]
+    assert (code, known["reason"], known["acknowledged_because"]) == (3, "key_exposed", "rotating it now")
 
     code, said = desk.run("alarms", "ack", alarm["id"], "--for", "91d", "--because", "later")
     assert (code, "the most for this alarm" in said["error"]["message"]) == (2, True)

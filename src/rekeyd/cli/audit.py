@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rekeyd.core.findings import AccountSeen, Finding, ManagedSeen
     from rekeyd.core.model import AccountId
     from rekeyd.fleet.preview import Foreseen
+    from rekeyd.fleet.standing import Looked
     from rekeyd.ports import Alarm
 
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 def audit(session: Session, *, account: AccountOption = None) -> ExitCode:
     """List everything that is wrong now.
 
-    Root user access keys, keys that are too old, unused or unexplained, and whatever else needs a person.
+    Root user access keys, keys that are too old, unused or unexplained, and whatever else needs a person. What no look
+    can see, such as an exposed key or a step that failed, is taken from the journal.
 
     Exit code 3 if a finding is critical, 1 if something could not be looked at.
     """
@@ -34,23 +36,25 @@ def audit(session: Session, *, account: AccountOption = None) -> ExitCode:
     from rekeyd.cli.person import actor
 
     with observing(config, actor=actor()) as seen:
-        findings, complete = _findings(seen, account)
+        findings, looked = _findings(seen, account)
+        alarms = [each for each in seen.journal.alarms() if account in (None, each.account_id)]
         now = seen.clock.now()
-        entries = _entries(findings, seen.journal.alarms(), now)
+        entries = _entries(findings, alarms, looked, now)
     entries.sort(key=worst_first)
     if session.json:
         output.document({"schema_version": SCHEMA_VERSION, "findings": entries})
     else:
         show_findings(entries, now, none="nothing was found")
     code = exit_code(entries)
-    return ExitCode.FAILED if code is ExitCode.DONE and not complete else code
+    return ExitCode.FAILED if code is ExitCode.DONE and not looked.complete else code
 
 
-def _findings(seen: "App", account: str | None) -> "tuple[list[Finding], bool]":
-    """All findings, and whether everything could be looked at."""
+def _findings(seen: "App", account: str | None) -> "tuple[list[Finding], Looked]":
+    """What the look finds, with the brakes and the exposed keys of the journal."""
     from rekeyd.cli.targets import watched_accounts
-    from rekeyd.core.findings import FindingReason, check, found, undecided
-    from rekeyd.fleet.posture import account_findings
+    from rekeyd.core.findings import FindingReason, check, found
+    from rekeyd.fleet.posture import account_findings, exposed_findings
+    from rekeyd.fleet.standing import Looked
 
     foreseen, failed = look_at_all(seen, account)
     findings = [finding for each in foreseen for finding in _of_principal(each)]
@@ -59,16 +63,23 @@ def _findings(seen: "App", account: str | None) -> "tuple[list[Finding], bool]":
         for each in failed
     ]
     findings += account_findings((), [b for b in seen.journal.brakes() if account in (None, b.account_id)])
-    complete = not failed and all(each.error is None for each in foreseen)
-    for account_id in watched_accounts(seen.fleet, account):
+    watched = watched_accounts(seen.fleet, account)
+    facts: dict[AccountId, AccountSeen] = {}
+    for account_id in watched:
         mine = [each for each in foreseen if each.principal.account_id == account_id]
         managed = None if account_id in failed else _managed(mine)
-        facts = _gathered(seen, account_id, managed)
-        findings += check(facts, seen.clock.now())
-        complete = complete and not undecided(facts)
+        facts[account_id] = _gathered(seen, account_id, managed)
+        findings += exposed_findings(seen.journal.exposed_keys(account_id))
     if account is None:
-        findings += _unwatched(seen)
-    return findings, complete
+        facts |= _unwatched(seen)
+    findings += [finding for each in facts.values() for finding in check(each, seen.clock.now())]
+    looked = Looked(
+        accounts=facts,
+        watched=frozenset(watched),
+        listed=frozenset(watched) - frozenset(failed),
+        failed=frozenset((p.account_id, p.user_name) for p in (f.principal for f in foreseen if f.error is not None)),
+    )
+    return findings, looked
 
 
 def _gathered(seen: "App", account_id: "AccountId", managed: "dict[str, ManagedSeen] | None") -> "AccountSeen":
@@ -79,13 +90,10 @@ def _gathered(seen: "App", account_id: "AccountId", managed: "dict[str, ManagedS
     return gather(seen.cloud.iam(account_id), seen.clock, managed=managed, limits=limits)
 
 
-def _unwatched(seen: "App") -> "list[Finding]":
-    from rekeyd.core.findings import check
+def _unwatched(seen: "App") -> "dict[AccountId, AccountSeen]":
     from rekeyd.fleet.posture import unwatched
 
-    left = seen.cloud.accounts().unwatched
-    now = seen.clock.now()
-    return [f for account_id, why in left.items() for f in check(unwatched(account_id, why, seen.clock), now)]
+    return {each: unwatched(each, why, seen.clock) for each, why in seen.cloud.accounts().unwatched.items()}
 
 
 def _of_principal(foreseen: "Foreseen") -> "list[Finding]":
@@ -137,14 +145,18 @@ def _managed(foreseen: "Sequence[Foreseen]") -> "dict[str, ManagedSeen]":
     return managed
 
 
-def _entries(findings: "Sequence[Finding]", alarms: "Sequence[Alarm]", now: "datetime") -> list[dict[str, Any]]:
-    """`first_seen_at` is the open alarm's, if the daemon has raised one."""
-    from rekeyd.fleet.documents import time_text
+def _entries(
+    findings: "Sequence[Finding]", alarms: "Sequence[Alarm]", looked: "Looked", now: "datetime"
+) -> list[dict[str, Any]]:
+    """Each once. `first_seen_at` is the open alarm's, if the daemon has raised one."""
+    from rekeyd.fleet.documents import acknowledgement_entry, finding_entry, time_text
+    from rekeyd.fleet.standing import standing
 
-    since = {_same(a.reason, a.account_id, a.principal): a.first_seen_at for a in alarms}
-    entries = {}
+    since = {_same(each): each.first_seen_at for each in alarms}
+    known = {each.fingerprint: each for each in alarms if each.acknowledged_until is not None}
+    entries: dict[str, dict[str, Any]] = {}
     for each in findings:
-        entries[each.fingerprint] = {
+        entry = {
             "severity": each.severity.value,
             "reason": each.reason,
             "account_id": each.account_id,
@@ -152,11 +164,24 @@ def _entries(findings: "Sequence[Finding]", alarms: "Sequence[Alarm]", now: "dat
             "message": each.message,
             "remedy": each.remedy,
             "cis": list(each.cis),
-            "first_seen_at": time_text(since.get(_same(each.reason, each.account_id, each.principal), now)),
+            "first_seen_at": time_text(since.get(_same(each), now)),
             "last_seen_at": time_text(now),
         }
+        alarm = known.get(each.fingerprint)
+        # What grew worse since is not what somebody acknowledged.
+        if alarm is not None and alarm.severity == each.severity.value:
+            entry |= acknowledgement_entry(alarm)
+        entries[each.fingerprint] = entry
+    found = {_same(each) for each in findings if each.reason != _EXPOSED}
+    for alarm in standing(alarms, looked):
+        if _same(alarm) not in found:
+            entries.setdefault(alarm.fingerprint, finding_entry(alarm))
     return list(entries.values())
 
 
-def _same(reason: str, account_id: str | None, principal: str | None) -> tuple[str, str | None, str | None]:
-    return str(reason), account_id, principal
+# The one finding that a user may have of several keys; all others of a user and a reason are the same.
+_EXPOSED = "key_exposed"
+
+
+def _same(finding: "Finding | Alarm") -> tuple[str, str | None, str | None]:
+    return str(finding.reason), finding.account_id, finding.principal
