@@ -373,9 +373,9 @@ class JournalSettings(Settings):
 
 class HttpSettings(Settings):
     listen: Listen = "127.0.0.1:9744"
-    """/healthz /readyz /metrics / (status page) /api/v1/status"""
+    """/healthz /readyz /metrics /api/v1/status"""
     token_file: FilePath | None = None
-    """A file with the token that the page and the API ask for; needed for them when not on loopback."""
+    """A file with the token that the API asks for; needed for it when not on loopback."""
 
 
 class LogFormat(StrEnum):

@@ -242,7 +242,7 @@ class Event(StrEnum):
     API_CLOSED = (
         "api.closed",
         Level.WARNING,
-        "http.listen is reached from other machines and no http.token_file is set: page and API refuse everybody.",
+        "http.listen is reached from other machines and no http.token_file is set: the API refuses everybody.",
     )
     SUPERVISOR_LOST = "supervisor.lost", Level.WARNING, "The supervisor did not take a message of the daemon."
     ACCOUNTS_UNLISTED = (

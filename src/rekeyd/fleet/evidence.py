@@ -1,10 +1,11 @@
-"""What an auditor asks: every rotation with its times, what was refused or failed, alarms and who knew of them.
+"""What an auditor asks: users as they are now, ages of keys, rotations with their times, refusals, alarms, people.
 
-    evidence(journal, clock, since) -> document      from the audit trail alone, after its chain was verified
+    evidence(journal, clock, since) -> document      from the journal alone, after the chain of its audit trail was verified
 
 A rotation is complete evidence when it shows when the new key was proven and published, and when the old one stopped
 working. Times are those at which rekeyd wrote the step down: `proven_at`, when every Region of `proven_in` had accepted
 the new pair, before Vault had it; `published_at`, when the pair that was read back from Vault had been accepted, too.
+A user's refusal is told when it begins, and when its reason or keys change.
 Beside an event stands its hash, beside a rotation that of its newest step.
 """
 
