@@ -207,7 +207,8 @@ class Vault(Protocol):
 
     def token_ends_before(self, needed_until: datetime) -> datetime | None:
         """When the token ends, if that is earlier than it is needed and rekeyd can do nothing about it; None: there
-        will be one. What ends too early is renewed or replaced by a login first."""
+        will be one. What ends too early is renewed or replaced by a login first; where not even a new one lives that
+        long, the work depends on a renewal on the way, of which `rekeyd doctor` warns."""
 
     def publish(
         self, place: Place, pair: Pair, *, cas: int, extra: Mapping[str, str], guard: Guard, give_up_at: datetime

@@ -350,6 +350,21 @@ def test_a_wrapped_secret_id_is_left_for_the_daemon(stand: Stand) -> None:
         assert remember(client.sys.unwrap()["data"]["secret_id"])
 
 
+def test_a_role_whose_tokens_live_shorter_than_a_rotation_is_warned_of(stand: Stand) -> None:
+    stand.user("ci")
+    name = f"brief-{stand.mount}"
+    stand.bao.write_policy(name, f'path "{stand.mount}/*" {{ capabilities = ["create", "read", "update", "patch"] }}')
+    role = stand.bao.create_app_role(name, [name], token_ttl="20s")
+    file = write_secret(stand.folder / "secret-id", remember(role.secret_id))
+    token_file = f'method = "token_file"\ntoken_file = "{stand.token_file}"'
+    approle = f'method = "approle"\nrole_id = "{role.role_id}"\nsecret_id_file = "{file}"'
+    stand.config.write_text(stand.config.read_text().replace(token_file, approle))
+    ran = stand.run("doctor", "--json")
+    assert (ran.code, verdicts(ran)["vault login"]) == (0, "warning")
+    assert "tokens of this role live for" in ran.out
+    assert "longer token_ttl" in ran.out
+
+
 def _configure(stand: Stand, *, mail_port: int, hook_port: int) -> list[Path]:
     """A mail server, a webhook and a heartbeat that nobody may fetch. The files with the addresses."""
     mail, hook, secret, beat = (stand.folder / name for name in ("urls", "hook-url", "hook-secret", "beat-url"))

@@ -3,7 +3,7 @@
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from joserfc import jwt
@@ -341,7 +341,8 @@ def test_a_service_account_logs_in_by_its_projected_token(logins: Logins, tmp_pa
         "exp": now + 600,
         "kubernetes.io": {"namespace": "ops", "serviceaccount": account},
     }
-    file = write_secret(tmp_path / "projected", jwt.encode({"alg": "RS256"}, claims, key))
+    first, second = (jwt.encode({"alg": "RS256"}, claims | {"jti": name}, key) for name in ("first", "second"))
+    file = write_secret(tmp_path / "projected", first)
     with TlsServer(authority.issue("api-server", "127.0.0.1"), answer=review) as api_server:
         with logins.stand.server.client() as client:
             client.sys.enable_auth_method("kubernetes", path=mount)
@@ -363,8 +364,17 @@ def test_a_service_account_logs_in_by_its_projected_token(logins: Logins, tmp_pa
         vault = logins.adapter(KubernetesAuth(role="rekeyd", jwt_file=file, mount=mount))
         assert vault.current(logins.place) == VaultAbsent(0)
         assert vault.token_ends_at() == logins.clock.now() + timedelta(minutes=15)
+        # The kubelet puts another one in its place long before the first has expired.
+        write_secret(file, second)
+        vault.maintain()
+        with logins.stand.server.client() as client:
+            client.adapter.post(f"/v1/sys/leases/revoke-prefix/auth/{mount}/login")
+        vault.maintain()
+        assert vault.current(logins.place) == VaultAbsent(0)
         vault.close()
-        assert len(api_server.bodies) == 1
+        reviews = cast("list[tuple[str, Any]]", api_server.bodies)
+        shown = [review["spec"]["token"] for _, review in reviews]
+        assert shown == [first, second]
 
 
 # --- token_file ---

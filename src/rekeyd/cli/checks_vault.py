@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from rekeyd.adapters.vault_kv import KvVault
 from rekeyd.app import vault_settings
-from rekeyd.cli.verdicts import Check, failed, ok, skipped
+from rekeyd.cli.verdicts import Check, failed, ok, skipped, warning
 from rekeyd.config import Config
 from rekeyd.config.models import FleetMode
 from rekeyd.core.model import Principal
@@ -86,6 +86,14 @@ class VaultChecks:
         ends_at = vault.token_ends_at()
         if ends_at is None:
             return ok("vault login", f"by {method}; the token does not end, or may not look itself up")
+        if ends_at < now + longest and not self._observing:
+            # Not even a new one lives that long, so the daemon begins all the same and renews it on the way.
+            return warning(
+                "vault login",
+                f"by {method}; tokens of this role live for {ends_at - now}, and issuing one key may take {longest}: "
+                "each rotation depends on a renewal in the middle of it",
+                "give the role a longer token_ttl",
+            )
         return ok("vault login", f"by {method}; the token ends at {ends_at:%Y-%m-%dT%H:%M:%SZ} unless it is renewed")
 
     def _places(self, vault: KvVault, managed: Sequence[Principal]) -> Iterator[Check]:
