@@ -256,6 +256,7 @@ def fleet_settings(config: Config) -> FleetSettings:
         drift_every=config.scan.drift_every,
         alarm_repeat_every=config.alarms.repeat_every,
         unused_after=min(unused) if unused else FleetSettings().unused_after,
+        root_used_within=config.root.used_within,
     )
 
 

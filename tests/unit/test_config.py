@@ -16,9 +16,10 @@ from rekeyd.adapters.vault_settings import (
     TokenFileAuth,
     VaultAuth,
 )
-from rekeyd.app import vault_settings
+from rekeyd.app import fleet_settings, vault_settings
 from rekeyd.config import ConfigProblemsError, Problem
 from rekeyd.config.models import Config, FleetMode
+from rekeyd.core.findings import Limits
 from rekeyd.core.policy import Adopt, Attribution, lead_time, minimum_max_age, step_time
 from rekeyd.errors import ConfigError
 
@@ -47,6 +48,10 @@ def only(text: str, **environ: str) -> Problem:
     return problem
 
 
+def test_how_long_a_use_of_a_root_user_is_an_alarm_can_be_said() -> None:
+    assert fleet_settings(read('[root]\nused_within = "30d"')).limits.root_used_within == timedelta(days=30)
+
+
 def test_the_smallest_configuration_has_the_defaults_of_the_design() -> None:
     got = read(POLICY)
     (policy,) = got.policies
@@ -56,6 +61,7 @@ def test_the_smallest_configuration_has_the_defaults_of_the_design() -> None:
     assert (policy.adopt, policy.create, policy.unused_for) == (Adopt.WHEN_ASKED, False, timedelta(days=1))
     assert (got.orphans.attribution, got.orphans.wait) == (Attribution.CLOUDTRAIL, timedelta(days=1))
     assert (got.root.check_every, got.alarms.repeat_every) == (timedelta(minutes=15), timedelta(hours=4))
+    assert (got.root.used_within, fleet_settings(got).limits) == (timedelta(days=7), Limits())
     assert (got.fleet.mode, got.fleet.max_parallel, got.fleet.stop_after_failures) == (FleetMode.ENFORCE, 16, 5)
     assert (got.journal.instance, got.http.listen, got.logging.format) == ("default", "127.0.0.1:9744", "json")
 

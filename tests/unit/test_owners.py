@@ -187,6 +187,18 @@ def test_an_owner_hears_of_an_old_key_on_hold_with_service_and_region_and_once()
     assert house.chat.told.count(("raised", "still_used")) == 1, "and people are alarmed as ever"
 
 
+def test_a_use_of_the_root_user_is_an_alarm_for_as_long_as_the_setting_says() -> None:
+    house = House(policy())
+    house.rig.settings = FleetSettings(max_parallel=1, root_used_within=2 * DAY)
+    house.boot()
+    used_at = house.world.account(ACCOUNT).root_seen_used_at = house.world.clock.now()
+    while house.world.clock.now() <= used_at + 2 * DAY:
+        house.run(HOUR, every=HOUR)
+        assert ("resolved", "root_used") not in house.chat.told
+    house.run(HOUR, every=HOUR)
+    assert house.chat.told.count(("resolved", "root_used")) == 1
+
+
 def test_a_storm_of_a_whole_pass_is_one_message_a_channel() -> None:
     house = House(policy(adopt=Adopt.WHEN_ASKED))
     for number in range(150):

@@ -83,11 +83,9 @@ def _findings(seen: "App", account: str | None) -> "tuple[list[Finding], Looked]
 
 
 def _gathered(seen: "App", account_id: "AccountId", managed: "dict[str, ManagedSeen] | None") -> "AccountSeen":
-    from rekeyd.core.findings import Limits
     from rekeyd.fleet.posture import gather
 
-    limits = Limits(unused_after=seen.fleet.settings.unused_after)
-    return gather(seen.cloud.iam(account_id), seen.clock, managed=managed, limits=limits)
+    return gather(seen.cloud.iam(account_id), seen.clock, managed=managed, limits=seen.fleet.settings.limits)
 
 
 def _unwatched(seen: "App") -> "dict[AccountId, AccountSeen]":

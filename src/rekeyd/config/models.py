@@ -290,6 +290,8 @@ class ScanSettings(Settings):
 class RootSettings(Settings):
     check_every: Duration = timedelta(minutes=15)
     """How often each account is checked for root user access keys."""
+    used_within: Duration = timedelta(days=7)
+    """How long a use of a root user stays an alarm. CloudTrail shows the last 90 days, the credential report all."""
 
 
 class AlarmSettings(Settings):

@@ -16,7 +16,6 @@ from rekeyd.core.findings import (
     AccountSeen,
     Finding,
     FindingReason,
-    Limits,
     ManagedSeen,
     check,
     found,
@@ -396,7 +395,7 @@ class Fleet:
             iam,
             self.clock,
             previous=self._seen.get(iam.account_id),
-            limits=Limits(unused_after=self.settings.unused_after),
+            limits=self.settings.limits,
             report_wait=REPORT_WAIT,
             anew=anew,
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
+from rekeyd.core.findings_model import Limits
 from rekeyd.core.policy import Freeze
 
 
@@ -28,6 +29,12 @@ class FleetSettings:
     drift_every: timedelta = timedelta(hours=1)
     alarm_repeat_every: timedelta = timedelta(hours=4)
     unused_after: timedelta = timedelta(days=45)
+    root_used_within: timedelta = timedelta(days=7)
+
+    @property
+    def limits(self) -> Limits:
+        """For findings that no policy speaks about."""
+        return Limits(unused_after=self.unused_after, root_used_within=self.root_used_within)
 
     def backoff(self, failures: int) -> timedelta:
         """How long to leave a principal alone after so many failures in a row."""
