@@ -14,6 +14,7 @@ from rekeyd.core.model import VaultAbsent, VaultUnreadable
 from rekeyd.demo.emulator.faults import Drop
 from rekeyd.demo.emulator.vault_proxy import VaultError
 from rekeyd.errors import RefusedError, TemporaryError
+from tests.conftest import LogLines
 from tests.contract.vault_approle import LOGIN, LOOK, RENEW, Json, Logins
 from tests.contract.vault_stand import OpenBaoStand
 from tests.contract.vault_tls import Authority, TlsServer
@@ -27,6 +28,13 @@ def test_an_approle_logs_in_once_and_reports_its_end(logins: Logins) -> None:
     assert logins.works()
     assert logins.count == 1
     assert logins.vault.token_ends_at() == logins.clock.now() + timedelta(hours=1)
+
+
+def test_a_login_and_a_renewal_are_logged_without_the_token(logins: Logins, log_lines: LogLines) -> None:
+    logins.clock.advance_to(logins.vault.maintain())
+    logins.vault.maintain()
+    told = [(line["event"], line["level"]) for line in log_lines()]
+    assert told == [("vault.logged_in", "info"), ("vault.renewed", "debug")]
 
 
 def test_a_token_is_renewed_between_55_and_70_percent_of_its_time(logins: Logins) -> None:

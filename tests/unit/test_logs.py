@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,18 @@ def test_an_event_is_named_noun_dot_verb_and_has_a_sentence(event: Event) -> Non
     assert event.sentence.endswith((".", "words."))
     assert len(event.sentence) > 10
     assert isinstance(event.level, Level)
+
+
+@pytest.mark.parametrize("event", Event, ids=str)
+def test_every_event_is_logged_somewhere_in_the_code(event: Event) -> None:
+    uses = re.compile(rf"\bEvent\.{event.name}\b")
+    source = ROOT / "src" / "rekeyd"
+    assert any(uses.search(text) for path, text in _texts(source) if path != source / "core" / "events.py")
+
+
+@cache
+def _texts(folder: Path) -> list[tuple[Path, str]]:
+    return [(path, path.read_text()) for path in folder.rglob("*.py")]
 
 
 def test_no_event_name_is_used_twice() -> None:

@@ -19,9 +19,13 @@ from rekeyd.adapters.vault_logins import LineFor, read_secret_file, unreadable
 from rekeyd.adapters.vault_read import timestamp
 from rekeyd.adapters.vault_settings import TokenFileAuth, VaultSettings
 from rekeyd.adapters.vault_wire import Wire
+from rekeyd.core.events import Event
 from rekeyd.core.secret import Secret
 from rekeyd.errors import Error, OutcomeUnknownError, RefusedError, TemporaryError
+from rekeyd.logs import get_logger
 from rekeyd.ports import Clock
+
+log = get_logger()
 
 
 class TokenKeeper(Protocol):
@@ -118,6 +122,7 @@ class TokenFile:
             if answer.ok and isinstance(lease, int) and lease > 0:
                 with self._lock:
                     self._ends_at = now + timedelta(seconds=lease)
+                log.debug(Event.VAULT_RENEWED, lease_seconds=lease)
 
     def ends_at(self) -> datetime | None:
         """None also for a token that may not look itself up."""

@@ -18,9 +18,13 @@ from rekeyd.adapters.vault_logins import WORD, LineFor, Login, WrappedAppRoleLog
 from rekeyd.adapters.vault_settings import LoginAuth, VaultSettings
 from rekeyd.adapters.vault_tries import Credential, Tries
 from rekeyd.adapters.vault_wire import Answer
+from rekeyd.core.events import Event
 from rekeyd.core.secret import Secret
 from rekeyd.errors import Error, OutcomeUnknownError, RefusedError, TemporaryError
+from rekeyd.logs import get_logger
 from rekeyd.ports import Clock
+
+log = get_logger()
 
 RETRY = timedelta(seconds=5)
 LOOK_AGAIN = timedelta(minutes=5)
@@ -213,6 +217,7 @@ class LoggedIn:
             return None
         if grant.first_lease is not None and timedelta(seconds=lease) < _SHRUNK * grant.first_lease:
             return None
+        log.debug(Event.VAULT_RENEWED, lease_seconds=lease)
         return _granted(answer, grant.token, now, before=grant)
 
     def _log_in(self) -> _Grant:
@@ -239,6 +244,7 @@ class LoggedIn:
         tries.succeeded()
         self.problem = None
         self.held.grant = _granted(answer, Secret(token), now, before=None)
+        log.info(Event.VAULT_LOGIN, method=self._login.method)
         return self.held.grant
 
     def _refusal(self, answer: Answer, credential: Credential, now: datetime) -> Error:

@@ -43,7 +43,6 @@ class Event(StrEnum):
     PASS_FINISHED = "pass.finished", Level.INFO, "A pass over an account ended; counts and seconds are in its fields."
     PASS_FAILED = "pass.failed", Level.ERROR, "A pass over an account could not be finished; other accounts go on."
     SCAN_FINISHED = "scan.finished", Level.INFO, "An account was scanned; the users that are due are in its fields."
-    REPORT_WAITED = "report.waited", Level.DEBUG, "The credential report is not ready yet."
 
     SHARERS_UNLISTED = (
         "sharers.unlisted",
@@ -52,23 +51,12 @@ class Event(StrEnum):
     )
 
     # rotations
-    ROTATION_ASKED = (
-        "rotation.asked",
-        Level.INFO,
-        "A person asked for a rotation, or the daemon did for an exposed key.",
-    )
     ROTATION_OPENED = "rotation.opened", Level.INFO, "A rotation was opened; its reason says why now."
-    ROTATION_POSTPONED = (
-        "rotation.postponed",
-        Level.INFO,
-        "A rotation that is due waits for a window, a freeze or a limit.",
-    )
     ROTATION_CLOSED = (
         "rotation.closed",
         Level.INFO,
         "A rotation ended: the old key is gone, or its outcome says why not.",
     )
-    ROTATION_WITHDRAWN = "rotation.withdrawn", Level.INFO, "An asked rotation was withdrawn before it began."
     ROLLBACK_OPENED = "rollback.opened", Level.WARNING, "A person asked to return to the old key."
     ROLLBACK_CLOSED = "rollback.closed", Level.WARNING, "A return to the old key ended; its outcome says how."
 
@@ -116,11 +104,6 @@ class Event(StrEnum):
         "The publish note beside a secret could not be written; the rotation goes on without it.",
     )
     PRINCIPAL_LOOKED = "principal.looked", Level.DEBUG, "One look at a principal; its action says what came of it."
-    CLOCKS_RESTARTED = (
-        "clocks.restarted",
-        Level.WARNING,
-        "Vault's versions do not prove a clock of this user any more; it runs from now.",
-    )
     RETIREMENT_STARTED = "retirement.started", Level.INFO, "The clocks of a key on its way out run from now."
     ORPHAN_CLAIMED = "orphan.claimed", Level.WARNING, "CloudTrail proved that our own lost request made this key."
 
@@ -137,8 +120,6 @@ class Event(StrEnum):
     )
     PRINCIPAL_RECOVERED = "principal.recovered", Level.INFO, "A principal that had failed is well again."
     PRINCIPAL_HELD = "principal.held", Level.WARNING, "A retirement is on hold; its reason says why."
-    ACCOUNT_UNREACHABLE = "account.lost", Level.ERROR, "An account cannot be reached."
-    ACCOUNT_RECOVERED = "account.recovered", Level.INFO, "An account can be reached again."
 
     # root user
     ROOT_KEY_PRESENT = "root_key.present", Level.CRITICAL, "An account's root user has an access key, active or not."
@@ -187,8 +168,6 @@ class Event(StrEnum):
 
     # leases, Vault, journal
     LEASE_TAKEN = "lease.taken", Level.DEBUG, "This process holds the account lease now."
-    LEASE_RENEWED = "lease.renewed", Level.DEBUG, "The account lease was prolonged."
-    LEASE_RELEASED = "lease.released", Level.DEBUG, "The account lease was given back."
     LEASE_LOST = "lease.lost", Level.ERROR, "Another holder has the account lease; nothing more is done outside."
     LEASE_REFUSED = "lease.refused", Level.INFO, "Another holder works on the account."
     VAULT_LOGIN = "vault.logged_in", Level.INFO, "rekeyd logged in to Vault."
@@ -196,7 +175,6 @@ class Event(StrEnum):
     VAULT_LOST = "vault.lost", Level.ERROR, "Vault cannot be reached, is sealed, or refuses the token."
     VAULT_RECOVERED = "vault.recovered", Level.INFO, "Vault answers again."
     JOURNAL_OPENED = "journal.opened", Level.INFO, "The journal was opened; its schema is current."
-    JOURNAL_MIGRATED = "journal.migrated", Level.INFO, "The journal's schema was brought up to date."
     JOURNAL_RESTORED = (
         "journal.restored",
         Level.CRITICAL,

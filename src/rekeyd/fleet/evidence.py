@@ -1,6 +1,6 @@
 """What an auditor asks: users as they are now, ages of keys, rotations with their times, refusals, alarms, people.
 
-    evidence(journal, clock, since) -> document   from the journal alone, after the chain of its audit trail was verified
+    evidence(journal, clock, since) -> document  from the journal alone, after the chain of its audit trail was verified
 
 A rotation is complete evidence when it shows when the new key was proven and published, and when the old one stopped
 working. Times are those at which rekeyd wrote the step down: `proven_at`, when every Region of `proven_in` had accepted
