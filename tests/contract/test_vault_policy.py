@@ -32,13 +32,15 @@ TEMPLATES = {
 class Limited:
     """The adapter with a role that has the printed policy only, without Vault's policy `default`."""
 
-    def __init__(self, server: OpenBaoServer, mount: str, folder: Path, template: str, path: str, mode: str) -> None:
+    def __init__(
+        self, server: OpenBaoServer, mount: str, folder: Path, template: str, path: str, mode: str, more: str = ""
+    ) -> None:
         self.server, self.mount = server, mount
         self.stand = OpenBaoStand(server, mount, folder)
         config = parse(
             f'[[aws.accounts]]\nid = "{ACCOUNT}"\n[vault]\naddress = "{server.address}"\nmount = "{mount}"\n'
             f'path = "{template}"\n[vault.auth]\ntoken_file = "/t"\n'
-            f'[[policies]]\nname = "all"\n[fleet]\nmode = "{mode}"',
+            f'{more}\n[[policies]]\nname = "all"\n[fleet]\nmode = "{mode}"',
             {},
         )
         name = f"printed-{mount}"
@@ -67,6 +69,10 @@ def limited(openbao: OpenBaoServer, kv_mount: str, tmp_path: Path, request: pyte
 
 
 def test_everything_that_rekeyd_does_works(limited: Limited) -> None:
+    _does_everything(limited)
+
+
+def _does_everything(limited: Limited) -> None:
     vault, place = limited.vault, limited.place
     vault.check_writable(place)
     assert vault.burn(place, cas=0, guard=unguarded) == 1
@@ -88,6 +94,73 @@ def test_everything_that_rekeyd_does_works(limited: Limited) -> None:
     vault.maintain()
     assert vault.token_problem is None
     vault.close()
+
+
+SECOND = (
+    '[[policies]]\nname = "second"\nmatch = {{ paths = ["/b/"] }}\nmount = "{mount}"\npath = "second/{{user_name}}/key"'
+)
+
+
+@pytest.fixture
+def second(openbao: OpenBaoServer, kv_mount: str, tmp_path: Path) -> Iterator[Limited]:
+    """The place of a policy of its own, in a child namespace, beside the usual one of [vault]."""
+    with openbao.client() as client:
+        client.adapter.post(f"/v1/sys/namespaces/team-{kv_mount}")
+        client.adapter.namespace = f"team-{kv_mount}"
+        client.sys.enable_secrets_engine("kv", path="inner", options={"version": "2"})
+    more = SECOND.format(mount="inner") + f'\nnamespace = "team-{kv_mount}"'
+    made = Limited(openbao, kv_mount, tmp_path, *TEMPLATES["the usual path"], "enforce", more)
+    made.place = replace(made.place, namespace=f"team-{kv_mount}", mount="inner", path="second/ci/key")
+    yield made
+    made.vault.close()
+
+
+def test_everything_works_in_a_child_namespace_too(second: Limited) -> None:
+    _does_everything(second)
+
+
+@pytest.mark.parametrize(
+    ("mount", "path"),
+    [
+        ("inner", "second/ci"),
+        ("inner", "second/ci/key/below"),
+        ("inner", "second/ci/other"),
+        ("inner", f"aws/{ACCOUNT}/ci"),
+        ("inner", "rekeyd/default"),
+        ("other", "second/ci/key"),
+    ],
+)
+def test_a_neighbour_of_a_second_place_is_refused(second: Limited, mount: str, path: str) -> None:
+    with second.server.client() as client:
+        client.adapter.namespace = second.place.namespace
+        if mount == "other":
+            client.sys.enable_secrets_engine("kv", path=mount, options={"version": "2"})
+        client.secrets.kv.v2.create_or_update_secret(path, fields(OLD), mount_point=mount)
+    place = replace(second.place, mount=mount, path=path)
+    assert isinstance(second.vault.current(place), VaultUnreadable)
+    with pytest.raises(PreconditionError, match=r"no permission|not permitted"):
+        second.vault.check_writable(place)
+
+
+def test_the_second_place_is_not_granted_where_the_first_lies(second: Limited) -> None:
+    place = replace(second.place, namespace="", mount=second.mount)
+    second.put(place)
+    assert isinstance(second.vault.current(place), VaultUnreadable)
+
+
+def test_the_mark_is_not_destroyed_by_a_policy_that_reaches_everything(
+    openbao: OpenBaoServer, kv_mount: str, tmp_path: Path
+) -> None:
+    made = Limited(openbao, kv_mount, tmp_path, "{user_path}/{user_name}", "service/ci", "enforce")
+    _does_everything(made)
+    again = Limited(openbao, kv_mount, tmp_path, "{user_path}/{user_name}", "service/ci", "enforce")
+    mark = replace(again.place, path="rekeyd/default")
+    with pytest.raises(AccessDeniedError):
+        again.vault.destroy(mark, [1])
+    with pytest.raises(AccessDeniedError):
+        again.vault.write_note(mark, note(1))
+    assert again.vault.read_mark().seq == 1
+    again.vault.close()
 
 
 Verb = tuple[str, str, dict[str, object] | None]

@@ -218,3 +218,47 @@ def test_a_user_named_plus_grants_nothing_more() -> None:
 @pytest.mark.parametrize("capability", ["list", "delete", "sudo"])
 def test_vault_grants_no_more_than_the_work_needs(capability: str) -> None:
     assert f'"{capability}"' not in _vault("")
+
+
+WIDE = {
+    "IAM's path first": ("{user_path}/{user_name}", "all secrets of the mount secret"),
+    "a name first": ("{partition}/{user_name}", "all secrets at +/+ of the mount secret"),
+    "text and a name first": ("x-{partition}/{user_name}", "all secrets at +/+ of the mount secret"),
+}
+
+
+@pytest.mark.parametrize("case", WIDE.items(), ids=lambda case: case[0])
+def test_a_path_that_begins_with_a_placeholder_is_warned_of(case: tuple[str, tuple[str, str]]) -> None:
+    template, reach = case[1]
+    base = BASE.replace("[vault.auth]", f'path = "{template}"\n[vault.auth]')
+    printed = vault_policy(_config('[[policies]]\nname = "all"', base))
+    assert printed.document.startswith("# WARNING: a path begins with a placeholder")
+    assert printed.notes[0].startswith("WARNING")
+    assert reach in printed.notes[0]
+    assert 'path "secret/destroy/rekeyd/default" { capabilities = ["deny"] }' in printed.document
+    assert 'path "secret/metadata/rekeyd/default" { capabilities = ["read"] }' in printed.document
+
+
+def test_a_path_that_begins_with_a_word_is_not_warned_of() -> None:
+    assert "#" not in _vault("")
+    assert '"deny"' not in _vault("")
+
+
+def test_the_rights_in_a_child_namespace_are_spelled_from_the_one_of_the_login() -> None:
+    printed = _vault('namespace = "ops/team"', 'namespace = "ops"')
+    assert 'path "team/secret/data/aws/+/+" { capabilities = ["create", "read", "update"] }' in printed
+    assert 'path "team/secret/destroy/aws/+/+"' in printed
+    assert 'path "team/sys/capabilities-self" { capabilities = ["update"] }' in printed
+    assert 'path "secret/data/rekeyd/default"' in printed, "the mark lies where the login is"
+    from_root = _vault('namespace = "team"')
+    assert 'path "team/secret/data/aws/+/+"' in from_root
+
+
+def test_another_namespace_is_granted_nothing_in_that_of_the_login() -> None:
+    base = BASE.replace("[vault.auth]", 'namespace = "ops"\n[vault.auth]')
+    for other in ("opsy", "dev", "op"):
+        printed = vault_policy(_config(f'[[policies]]\nname = "all"\nnamespace = "{other}"', base))
+        lines = [line for line in printed.document.splitlines() if "aws/" in line]
+        assert lines
+        assert all(line.startswith("# path ") for line in lines)
+        assert any(f'namespace "{other}" is not below' in note for note in printed.notes)

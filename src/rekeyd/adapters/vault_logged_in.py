@@ -244,7 +244,7 @@ class LoggedIn:
         tries.succeeded()
         self.problem = None
         self.held.grant = _granted(answer, Secret(token), now, before=None)
-        log.info(Event.VAULT_LOGIN, method=self._login.method)
+        log.info(Event.VAULT_LOGIN, method=login.method)
         return self.held.grant
 
     def _refusal(self, answer: Answer, credential: Credential, now: datetime) -> Error:

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from rekeyd.cli.policies_aws import Printed
 from rekeyd.config.models import Config, FleetMode
 
-_SELF = (
+Capabilities = tuple[str, ...]
+
+_SELF: tuple[tuple[str, Capabilities], ...] = (
     ("auth/token/lookup-self", ("read",)),
     ("auth/token/renew-self", ("update",)),
     ("auth/token/revoke-self", ("update",)),
@@ -26,31 +28,62 @@ def vault_policy(config: Config) -> Printed:
     observe = config.fleet.mode is FleetMode.OBSERVE
     home = config.vault.namespace or ""
     notes = ["the last four paths are in Vault's own policy `default`; they count with token_no_default_policy"]
-    grants: dict[str, tuple[str, ...]] = {}
+    mark = config.vault.state_path.replace("{instance}", config.journal.instance)
+    grants: dict[str, Capabilities] = {}
+    elsewhere: dict[str, dict[str, Capabilities]] = {}
+    wide: list[str] = []
     for namespace, mount, path in _places(config):
         below = _below(home, namespace)
         if below is None:
-            notes.append(f'the pairs of namespace "{namespace}" need these rights there, in a policy of that namespace')
-            below = ""
+            notes.append(
+                f'namespace "{namespace}" is not below that of the login: the rights for it are printed as a comment, '
+                "for a policy of that namespace"
+            )
+            elsewhere.setdefault(namespace, {}).update(_grants_on(mount, path, observe=observe))
+            continue
+        grants |= _grants_on(f"{below}{mount}", path, observe=observe)
         if below:
             # A token is asked what it may do in the namespace that it is to write to; no policy `default` covers that.
             grants[f"{below}sys/capabilities-self"] = ("update",)
-        data, metadata, destroy = (f"{below}{mount}/{kind}/{path}" for kind in ("data", "metadata", "destroy"))
-        if observe:
-            grants |= {data: ("read",), metadata: ("read",)}
-        else:
-            grants |= {
-                data: ("create", "read", "update"),
-                metadata: ("create", "read", "update", "patch"),
-                destroy: ("update",),
-            }
-    mark = config.vault.state_path.replace("{instance}", config.journal.instance)
+        if path[0] in "+*":
+            wide.append(
+                f"a path begins with a placeholder, so this policy reaches {_reach(path)} of the mount {below}{mount}, "
+                f"whosesoever they are; begin the path with a word, such as aws/"
+            )
+        if (below, mount) == ("", config.vault.mount) and _covers(path, mark):
+            # What is spelled out counts before a pattern: the mark is written, and never destroyed.
+            grants[f"{mount}/destroy/{mark}"] = ("deny",)
     grants[f"{config.vault.mount}/data/{mark}"] = ("read",) if observe else ("create", "read", "update")
     grants[f"{config.vault.mount}/metadata/{mark}"] = ("read",)
     if observe:
         notes.append('fleet.mode is "observe": this policy only reads')
-    lines = [_stanza(path, capabilities) for path, capabilities in (*grants.items(), *_SELF)]
-    return Printed(document="\n".join(lines) + "\n", notes=tuple(dict.fromkeys(notes)))
+    wide = list(dict.fromkeys(f"WARNING: {told}" for told in wide))
+    lines = [f"# {told}" for told in wide]
+    lines += [_stanza(path, capabilities) for path, capabilities in (*grants.items(), *_SELF)]
+    for namespace, there in elsewhere.items():
+        lines.append(f"# in a policy of namespace {json.dumps(namespace)}:")
+        lines += [f"# {_stanza(path, capabilities)}" for path, capabilities in there.items()]
+    return Printed(document="\n".join(lines) + "\n", notes=(*wide, *dict.fromkeys(notes)))
+
+
+def _grants_on(mount: str, path: str, *, observe: bool) -> dict[str, Capabilities]:
+    data, metadata, destroy = (f"{mount}/{kind}/{path}" for kind in ("data", "metadata", "destroy"))
+    if observe:
+        return {data: ("read",), metadata: ("read",)}
+    return {
+        data: ("create", "read", "update"),
+        metadata: ("create", "read", "update", "patch"),
+        destroy: ("update",),
+    }
+
+
+def _reach(pattern: str) -> str:
+    return "all secrets" if pattern.startswith("*") else f"all secrets at {pattern}"
+
+
+def _covers(pattern: str, path: str) -> bool:
+    wanted = "/".join("[^/]+" if segment == "+" else re.escape(segment) for segment in pattern.split("/"))
+    return re.fullmatch(wanted.removesuffix(r"\*") + (".*" if pattern.endswith("*") else ""), path) is not None
 
 
 def _places(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -97,7 +130,7 @@ def _below(home: str, namespace: str) -> str | None:
     return f"{namespace.removeprefix(f'{home}/')}/" if namespace.startswith(f"{home}/") else None
 
 
-def _stanza(path: str, capabilities: tuple[str, ...]) -> str:
+def _stanza(path: str, capabilities: Capabilities) -> str:
     # The configuration lets no other signs into a path; a policy is worth a second look.
     if not re.fullmatch(r"[\w.@=,:+*/-]+", path, re.ASCII):
         raise ValueError(f"{path!r} cannot stand in a Vault policy")
