@@ -3,6 +3,7 @@
 import http.server
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -76,6 +77,36 @@ def trickle(text: bytes) -> Callable[[socket.socket], None]:
 def test_a_server_that_trickles_bytes_cannot_hold_a_call(tmp_path: Path, text: bytes) -> None:
     with raw_server(trickle(text)) as address:
         wire = Wire(settings(address, tmp_path))
+        began = time.monotonic()
+        with pytest.raises(OutcomeUnknownError, match=r"gave no answer within 0\.4 s"):
+            wire.exchange("GET", "/v1/x", headers={}, limit=0.4)
+        assert time.monotonic() - began < 2
+        wire.close()
+
+
+def test_a_server_that_trickles_its_handshake_cannot_hold_a_call(tmp_path: Path) -> None:
+    hello = b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03" + b"\x00" * 400  # a long ServerHello that never ends
+    with raw_server(trickle(hello)) as address:
+        wire = Wire(settings(address.replace("http:", "https:"), tmp_path))
+        began = time.monotonic()
+        with pytest.raises(TemporaryError, match=r"no connection within 0\.4 s"):
+            wire.exchange("POST", "/v1/x", headers={}, body={}, limit=0.4)
+        assert time.monotonic() - began < 2
+        wire.close()
+
+
+def test_a_server_that_trickles_bytes_below_tls_cannot_hold_a_call(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority.issue("vault", "127.0.0.1"))
+    body = trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + b"x" * 400)
+
+    def talk(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as secured:
+            body(secured)
+
+    with raw_server(talk) as address:
+        wire = Wire(settings(address.replace("http:", "https:"), tmp_path, ca_file=authority.file))
         began = time.monotonic()
         with pytest.raises(OutcomeUnknownError, match=r"gave no answer within 0\.4 s"):
             wire.exchange("GET", "/v1/x", headers={}, limit=0.4)

@@ -90,7 +90,9 @@ class VaultSettings:
     client_key_file: Path | None = None
     """None: the key stands in `client_cert_file`."""
     timeout: timedelta = timedelta(seconds=10)
-    """Of one whole call, from connecting to the last byte of the answer."""
+    """Of one whole call, from connecting to the last byte of the answer. Two things may take longer, and then nothing
+    is sent: resolving the name, which the system's resolver bounds, and connecting, where each of a name's addresses
+    has this time."""
     pool_size: int = 16
     """Connections kept open, and calls at the same time; as many as there are workers."""
     allow_http: bool = False
