@@ -416,7 +416,6 @@ TROUBLES: tuple[Trouble, ...] = (
     Trouble(
         name="leader sealed mid-rotation",
         play=midway(_seal_leader),
-        logins=("kubernetes", "cert"),
         servers=("cluster",),
     ),
     Trouble(
@@ -428,19 +427,16 @@ TROUBLES: tuple[Trouble, ...] = (
     Trouble(
         name="leader killed after create",
         play=midway(_kill_leader),
-        logins=("token_file", "approle", "kubernetes"),
         servers=("cluster",),
     ),
     Trouble(
         name="leader killed before the write",
         play=midway(_kill_leader, PROVEN),
-        logins=("jwt", "cert", "approle"),
         servers=("cluster",),
     ),
     Trouble(
         name="quorum lost mid-rotation, and back",
         play=midway(_then(1.5, Stage.lose_quorum, Stage.restore_quorum)),
-        logins=("approle", "kubernetes", "cert"),
         servers=("cluster",),
     ),
     Trouble(
@@ -450,7 +446,6 @@ TROUBLES: tuple[Trouble, ...] = (
             lambda s: s.stage.restore_quorum(),
             _NO_ANSWER,
         ),
-        logins=("token_file", "approle", "jwt"),
         servers=("cluster",),
         person="bring the nodes back",
     ),
