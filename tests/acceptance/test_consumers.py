@@ -134,6 +134,24 @@ def environment_file(file: Path) -> tuple[str, str] | None:
     return lines.get("AWS_ACCESS_KEY_ID", ""), lines.get("AWS_SECRET_ACCESS_KEY", "")
 
 
+# Of docs/consumers.md; the tests run a harmless command in its place.
+RESTART = '["systemctl", "try-restart", "payments.service"]'
+
+
+def rendering(stand: Stand, name: str, token: str, file: Path, *, restarts: Path) -> str:
+    """The example's configuration of an agent that renders the pair of `ci` into the file."""
+    values = {
+        "https://vault.example:8200": stand.bao.address,
+        "/run/vault/token": str(write_secret(file.with_name("token"), token)),
+        "/run/payments/aws": str(file),
+        "secret/data/aws/111122223333/payments": f"{stand.mount}/data/{stand.vault_path('ci')}",
+        '"5m"': '"500ms"',
+    }
+    if RESTART in example(name):
+        values[RESTART] = json.dumps(["/bin/sh", "-c", f"echo restarted >> {restarts}"])
+    return example(name, **values)
+
+
 READERS: Mapping[str, tuple[str, Callable[[Path], tuple[str, str] | None]]] = {
     "a shared credentials file": ("agent.hcl: shared credentials file", shared_credentials),
     "an environment file": ("agent.hcl: environment file", environment_file),
@@ -150,20 +168,32 @@ def test_a_file_rendered_by_the_agent_follows_a_rotation(
     folder = stand.folder / "agent"
     folder.mkdir()
     file = allow(folder / "rendered")
-    config = example(
-        name,
-        **{
-            "https://vault.example:8200": stand.bao.address,
-            "/run/vault/token": str(write_secret(folder / "token", token)),
-            "/run/payments/aws": str(file),
-            "secret/data/aws/111122223333/payments": f"{stand.mount}/data/{stand.vault_path('ci')}",
-            '"5m"': '"500ms"',
-        },
-    )
+    restarts = folder / "restarts"
+    config = rendering(stand, name, token, file, restarts=restarts)
     caller = Caller(stand.aws, lambda: read(file))
     with agent(stand.bao, folder, config), caller.calling():
         finish(stand, caller)
     assert oct(file.stat().st_mode & 0o777) == "0o600"
+    told = restarts.read_text().split() if restarts.exists() else []
+    assert told == (["restarted"] * 2 if RESTART in example(name) else []), "once for each pair"
+
+
+@pytest.mark.parametrize("case", READERS.items(), ids=lambda case: case[0])
+def test_a_field_that_was_renamed_leaves_the_good_pair_in_the_file(
+    stand: Stand, token: str, case: tuple[str, tuple[str, Callable[[Path], tuple[str, str] | None]]]
+) -> None:
+    name, read = case[1]
+    user = stand.user("ci")
+    folder = stand.folder / "agent"
+    folder.mkdir()
+    file = allow(folder / "rendered")
+    with agent(stand.bao, folder, rendering(stand, name, token, file, restarts=folder / "restarts")):
+        pair = eventually(lambda: read(file), "the file")
+        renamed = {"id": user.key.access_key_id, "secret_access_key": user.key.secret_access_key}
+        stand.bao.write(stand.vault_path("ci"), renamed, mount=stand.mount)
+        log = folder / "agent.log"
+        eventually(lambda: "map has no entry for key" in log.read_text(), "the agent's complaint")
+    assert read(file) == pair == (user.key.access_key_id, user.key.secret_access_key)
 
 
 # --- credential_process ---
