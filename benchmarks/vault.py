@@ -183,8 +183,9 @@ def _speed(server: OpenBaoServer, settings: VaultSettings, threads: int) -> None
         worker.join()
     seconds = time.perf_counter() - began
     done, spent = each * threads, sum(fleet.timed.seconds for fleet in fleets)
+    name = "1 thread" if threads == 1 else f"{threads} threads"
     print(
-        f"  {threads} threads: {done / seconds:5.1f} whole rotations/s, client CPU in the adapter "
+        f"  {name}: {done / seconds:5.1f} whole rotations/s, client CPU in the adapter "
         f"{1000 * spent / done:5.1f} ms each"
     )
     for fleet in fleets:
