@@ -102,11 +102,14 @@ def test_a_policy_that_iam_would_not_take_is_told() -> None:
     assert any(str(MAX_POLICY_CHARACTERS) in note for note in printed.notes)
 
 
-def test_the_hub_may_enter_the_named_roles_and_nothing_else() -> None:
+def test_the_hub_may_enter_the_named_roles_and_tell_the_account_of_a_key_and_nothing_else() -> None:
     config = _config('[[aws.accounts]]\nid = "444455556666"\nrole_arn = "arn:aws:iam::444455556666:role/rekeyd"')
-    (statement,) = json.loads(hub_policy(config, "aws").document)["Statement"]
-    assert statement["Action"] == ["sts:AssumeRole"]
-    assert statement["Resource"] == ["arn:aws:iam::444455556666:role/rekeyd"]
+    enter, tell = json.loads(hub_policy(config, "aws").document)["Statement"]
+    assert enter["Action"] == ["sts:AssumeRole"]
+    assert enter["Resource"] == ["arn:aws:iam::444455556666:role/rekeyd"]
+    assert tell["Action"] == ["sts:GetAccessKeyInfo"]
+    # And its own credentials, where they do all the work.
+    assert _statements(_config(""))["TellAccountOfKey"]["Action"] == ["sts:GetAccessKeyInfo"]
 
 
 def test_the_hub_of_an_organization_lists_accounts() -> None:
@@ -177,7 +180,7 @@ def test_a_role_that_is_entered_neither_reads_the_queue_nor_sends_alarms() -> No
     assert not {"SendAlarms", "ReadEvents"} & set(_statements(config, "444455556666"))
     assert {"SendAlarms", "ReadEvents"} <= set(_statements(config, "111122223333"))
     hub = {each["Sid"] for each in json.loads(hub_policy(config, "aws").document)["Statement"]}
-    assert hub == {"EnterAccounts", "SendAlarms", "ReadEvents"}
+    assert hub == {"EnterAccounts", "TellAccountOfKey", "SendAlarms", "ReadEvents"}
     organization = _config(OWN_TASKS + '[aws.organization]\nrole_name = "rekeyd"\n')
     assert not {"SendAlarms", "ReadEvents"} & set(_statements(organization, "111122223333"))
 

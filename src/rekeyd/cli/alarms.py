@@ -19,7 +19,7 @@ from rekeyd.cli.options import (
 from rekeyd.cli.program import app
 from rekeyd.cli.rotate import AccountOption, duration
 from rekeyd.cli.status import exit_code, reading, show_findings, worst_first
-from rekeyd.errors import ConfigError, StateError, UsageError
+from rekeyd.errors import AccessDeniedError, ConfigError, StateError, UsageError
 
 if TYPE_CHECKING:
     from rekeyd.app import App
@@ -212,6 +212,13 @@ def _tell(running: "App") -> None:
     running.postman.deliver(wait=True)
 
 
+def _account_of(running: "App", key_id: "AccessKeyId") -> "AccountId":
+    try:
+        return running.cloud.sts.account_of_key(key_id)
+    except AccessDeniedError as error:
+        raise AccessDeniedError(error.message, hint="name the account: --account ID") from None
+
+
 def _owner(running: "App", key_id: "AccessKeyId", account: str | None) -> "tuple[AccountId, str]":
     """Whose key it is: by the journal, else by AWS."""
     for status in running.journal.statuses():
@@ -219,7 +226,7 @@ def _owner(running: "App", key_id: "AccessKeyId", account: str | None) -> "tuple
             return status.account_id, status.user_name
     from rekeyd.core.model import AccountId
 
-    account_id = AccountId(account) if account is not None else running.cloud.sts.account_of_key(key_id)
+    account_id = AccountId(account) if account is not None else _account_of(running, key_id)
     user_name = running.cloud.iam(account_id).owner_of_key(key_id)
     if user_name is None:
         raise StateError(

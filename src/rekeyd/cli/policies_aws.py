@@ -86,7 +86,7 @@ def work_policy(config: Config, partition: str, account_id: str | None) -> Print
 
 
 def hub_policy(config: Config, partition: str) -> Printed:
-    """Entering the other accounts. Empty when rekeyd works with its own credentials only."""
+    """Entering the other accounts, and what rekeyd does with its own credentials."""
     roles = [account.role_arn for account in config.aws.accounts if account.role_arn is not None]
     statements: list[dict[str, Any]] = []
     notes = ["this is for rekeyd's own credentials; each role they enter needs `rekeyd policy aws --account ID`"]
@@ -123,7 +123,8 @@ def _itself(config: Config, arns: "_Arns") -> list[str]:
 
 def _own(config: Config, partition: str) -> list[dict[str, Any]]:
     """What rekeyd does with its own credentials, whichever accounts it watches."""
-    statements = []
+    # For `rekeyd alarms raise exposed` with a key that the journal does not know; it tells an account id, no more.
+    statements = [_statement("TellAccountOfKey", "Allow", ("sts:GetAccessKeyInfo",), ("*",))]
     if config.alarms.sns_topic_arn is not None:
         statements.append(_statement("SendAlarms", "Allow", ("sns:Publish",), (config.alarms.sns_topic_arn,)))
     if config.events.queue_url is not None:

@@ -20,7 +20,7 @@ from rekeyd.demo.emulator.wire import AwsError, Signed, signature_matches
 from rekeyd.demo.emulator.world import Caller, Session, StoredKey, World
 
 # These need no permission, and no policy can deny the first.
-FREE_ACTIONS = frozenset({"GetCallerIdentity", "GetAccessKeyInfo", "GetSessionToken"})
+FREE_ACTIONS = frozenset({"GetCallerIdentity", "GetSessionToken"})
 
 
 @dataclass(slots=True, kw_only=True)
