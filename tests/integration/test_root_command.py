@@ -1,6 +1,10 @@
 """`rekeyd root` over an emulated organization: what it shows, and every way in which it must not delete."""
 
 import json
+import os
+import pty
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +17,7 @@ from rekeyd.adapters.journal import open_journal
 from rekeyd.cli.main import ended_with
 from rekeyd.core.findings import FindingReason, found
 from rekeyd.core.model import AccountId
-from rekeyd.demo.emulator import EmulatedAws
+from rekeyd.demo.emulator import Drop, EmulatedAws
 from rekeyd.ports import Alarm
 from tests.secret_registry import write_secret
 
@@ -42,17 +46,50 @@ class Desk:
         self.aws = aws
         self.folder = folder
         self._capsys = capsys
+        self.operator = aws.add_role(HUB, "root-cleanup")
         self.err = ""
 
+    @property
+    def config(self) -> tuple[str, str]:
+        return "--config", str(self.folder / "config.toml")
+
     def run(self, *arguments: str) -> tuple[int, Any]:
+        code, out = self.shown(*arguments, "--json")
+        return code, json.loads(out)
+
+    def shown(self, *arguments: str) -> tuple[int, str]:
+        """As people see it."""
         self._capsys.readouterr()
-        code = ended_with([*arguments, "--json", "--config", str(self.folder / "config.toml")])
+        code = ended_with([*arguments, *self.config])
         said = self._capsys.readouterr()
         self.err = said.err
-        return code, json.loads(said.out)
+        return code, said.out
 
     def delete(self, account_id: str, *more: str) -> tuple[int, Any]:
-        return self.run("root", "delete-keys", "--account", account_id, *more)
+        """By the operator's role, unless `more` names another one."""
+        named = () if "--operator-role-arn" in more else ("--operator-role-arn", self.operator)
+        return self.run("root", "delete-keys", "--account", account_id, *named, *more)
+
+    def type_at_a_terminal(self, account_id: str, typed: str) -> tuple[int, str]:
+        """The installed program deletes, and somebody types this when asked; returns what was said."""
+        master, slave = pty.openpty()
+        try:
+            program = Path(sys.executable).with_name("rekeyd")
+            command = ["root", "delete-keys", "--account", account_id, "--operator-role-arn", self.operator]
+            process = subprocess.Popen(
+                [program, *command, *self.config], stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            os.write(master, f"{typed}\n".encode())
+            said, _ = process.communicate(timeout=90)
+        finally:
+            os.close(master)
+            os.close(slave)
+        return process.returncode, said.decode()
+
+    def events(self) -> list[Any]:
+        url = f"sqlite:///{self.folder}/journal.db"
+        with open_journal(url, instance="default", clock=SystemClock(), read_only=True) as journal:
+            return [event for event in journal.history() if event.event.startswith("root_key.")]
 
     def keys_left(self, account_id: str) -> int:
         return len(self.aws.world.keys_of(account_id, None))
@@ -127,6 +164,60 @@ def test_where_no_root_session_is_given_the_role_tells_as_much_as_it_can(desk: D
     assert "sts:AssumeRoot" in desk.err
 
 
+def test_the_table_says_what_is_known_of_each_key(desk: Desk) -> None:
+    desk.aws.set_root(SHOP, password=True, certificate=True)
+    code, by_session = desk.shown("root", "audit", "--account", SHOP)
+    assert code == 3
+    (key,) = desk.aws.world.keys_of(SHOP, None)
+    used = f"{key.uses[-1].at:%Y-%m-%dT%H:%M:%SZ}"
+    for text in (f"{key.id} Active, 400d old, last used {used} (iam)", "root session", "yes"):
+        assert text in by_session
+    desk.aws.create_organization({SHOP: "shop", BANK: "bank", LAB: "lab"}, root_access=False)
+    code, by_role = desk.shown("root", "audit", "--account", SHOP)
+    assert code == 3
+    assert f"key Active, 400d old, last used {used} (iam)" in by_role
+    for table in (by_session, by_role):
+        (row,) = [line for line in table.splitlines() if SHOP in line]
+        # Password, MFA, certificates.
+        assert row.split()[-3:] == ["yes", "yes", "yes"]
+    assert "centralized root access is off" in desk.err
+
+
+def test_certificates_are_told_by_the_role_too(desk: Desk) -> None:
+    desk.aws.create_organization({SHOP: "shop", BANK: "bank", LAB: "lab"}, root_access=False)
+    desk.aws.set_root(BANK, certificate=True)
+    _, shown = desk.run("root", "audit")
+    assert {each["account_id"]: each["certificates"] for each in shown["accounts"]} == {
+        HUB: False,
+        SHOP: False,
+        BANK: True,
+        LAB: False,
+    }
+
+
+def test_a_key_stays_known_when_the_report_that_would_tell_more_cannot_be_read(desk: Desk) -> None:
+    desk.aws.create_organization({SHOP: "shop", BANK: "bank", LAB: "lab"}, root_access=False)
+    desk.aws.deny(SHOP, "GetCredentialReport")
+    desk.aws.deny(SHOP, "GenerateCredentialReport")
+    code, shown = desk.run("root", "audit", "--account", SHOP)
+    assert code == 3
+    (only,) = shown["accounts"]
+    assert only["keys"] == [dict.fromkeys(only["keys"][0])]
+    assert "CredentialReport" in only["error"]
+    assert "key: status, age and last use unknown" in desk.shown("root", "audit", "--account", SHOP)[1]
+
+
+def test_nothing_is_made_up_about_a_key_that_the_report_does_not_list_yet(desk: Desk) -> None:
+    desk.aws.create_organization({SHOP: "shop", BANK: "bank", LAB: "lab"}, root_access=False)
+    iam = desk.aws.client("iam", LAB)
+    iam.generate_credential_report()
+    desk.aws.add_root_key(LAB)
+    code, shown = desk.run("root", "audit", "--account", LAB)
+    (only,) = shown["accounts"]
+    assert (code, only["error"]) == (3, None)
+    assert [(key["status"], key["age_days"], key["last_used_at"]) for key in only["keys"]] == [(None, None, None)]
+
+
 def test_an_account_that_cannot_be_entered_is_said_and_is_not_clear(desk: Desk) -> None:
     desk.aws.deny(LAB, "ListAccessKeys")
     code, shown = desk.run("root", "audit", "--account", LAB)
@@ -145,11 +236,65 @@ def test_deleting_removes_exactly_the_keys_of_the_named_account(desk: Desk) -> N
     assert (code, again["deleted"]) == (0, [])
 
 
+def test_two_keys_go_in_one_command_whatever_their_status(desk: Desk) -> None:
+    desk.aws.add_root_key(SHOP, active=False)
+    second = desk.aws.world.keys_of(SHOP, None)[1]
+    desk.aws.world.date_key(second, SystemClock().now() - 300 * DAY)
+    code, said = desk.delete(SHOP, "--confirm", SHOP)
+    assert (code, len(said["deleted"]), desk.keys_left(SHOP)) == (0, 2, 0)
+    assert f"{second.id} Inactive, 300d old, no use on record" in desk.err
+    assert [event.event for event in desk.events()] == ["root_key.delete_intended", "root_key.deleted"] * 2
+
+
+def test_that_there_is_no_undo_is_said_before_whether_or_not_somebody_is_asked(desk: Desk) -> None:
+    desk.delete(SHOP, "--confirm", BANK)
+    assert "There is no undo" in desk.err
+    code, said = desk.type_at_a_terminal(SHOP, BANK)
+    assert (code, desk.keys_left(SHOP)) == (2, 1)
+    assert "There is no undo" in said.partition("Type the account id")[0]
+    assert f'"{BANK}" is not the account id {SHOP}; nothing was deleted' in said
+
+
+def test_typing_the_account_id_at_a_terminal_deletes(desk: Desk) -> None:
+    code, said = desk.type_at_a_terminal(SHOP, SHOP)
+    assert (code, desk.keys_left(SHOP)) == (0, 0)
+    assert f"deleted: 1 access key of the root user of account {SHOP}" in said
+
+
+def test_a_deletion_whose_answer_is_lost_is_looked_up(desk: Desk) -> None:
+    desk.aws.fault("DeleteAccessKey", when="after", do=Drop())
+    code, said = desk.delete(SHOP, "--confirm", SHOP)
+    assert (code, len(said["deleted"]), desk.keys_left(SHOP)) == (0, 1, 0)
+    assert [event.event for event in desk.events()] == ["root_key.delete_intended", "root_key.deleted"]
+
+
+def test_a_deletion_that_never_arrived_is_said_and_can_be_asked_for_again(desk: Desk) -> None:
+    desk.aws.fault("DeleteAccessKey", when="before", do=Drop())
+    code, said = desk.delete(SHOP, "--confirm", SHOP)
+    assert (code, said["error"]["code"], desk.keys_left(SHOP)) == (1, "outcome_unknown", 1)
+    assert [event.event for event in desk.events()] == ["root_key.delete_intended"]
+    assert desk.delete(SHOP, "--confirm", SHOP)[0] == 0
+
+
+def test_rekeyds_own_credentials_delete_nothing(desk: Desk) -> None:
+    code, said = desk.run("root", "delete-keys", "--account", SHOP, "--confirm", SHOP)
+    assert (code, "can act as rekeyd in account" in said["error"]["message"]) == (4, True)
+    assert "--operator-role-arn" in said["error"]["hint"]
+    code, said = desk.delete(SHOP, "--confirm", SHOP, "--operator-role-arn", f"arn:aws:iam::{SHOP}:role/rekeyd")
+    assert (code, "is rekeyd's own" in said["error"]["message"]) == (4, True)
+    assert desk.keys_left(SHOP) == 1
+    assert not [request for request in desk.aws.requests if request.op == "AssumeRoot"]
+
+
+def test_a_person_who_cannot_act_as_rekeyd_needs_no_other_role(desk: Desk) -> None:
+    desk.aws.deny(HUB, "AssumeRole")
+    code, said = desk.run("root", "delete-keys", "--account", SHOP, "--confirm", SHOP)
+    assert (code, len(said["deleted"]), desk.keys_left(SHOP)) == (0, 1, 0)
+
+
 def test_a_deletion_is_in_the_audit_trail_before_and_after(desk: Desk) -> None:
     _, said = desk.delete(SHOP, "--confirm", SHOP)
-    url = f"sqlite:///{desk.folder}/journal.db"
-    with open_journal(url, instance="default", clock=SystemClock(), read_only=True) as journal:
-        events = [event for event in journal.history() if event.event.startswith("root_key.")]
+    events = desk.events()
     assert [event.event for event in events] == ["root_key.delete_intended", "root_key.deleted"]
     assert {event.access_key_id for event in events} == set(said["deleted"])
     assert all(event.actor.startswith("user:") and event.account_id == SHOP for event in events)
@@ -274,6 +419,14 @@ def test_a_root_alarm_is_acknowledged_for_seven_days_at_most_and_stays_as_red_as
         code, said = desk.run(*shown)
         (seen,) = said["alarms" if shown == ("alarms",) else "findings"]
         assert (code, seen["severity"], seen["reason"]) == (3, "critical", reason)
+
+
+def test_whose_key_it_is_may_have_to_be_said_by_account(desk: Desk) -> None:
+    key_id = desk.aws.create_user(HUB, "ci", key_age=DAY).key.access_key_id
+    desk.aws.deny(HUB, "GetAccessKeyInfo")
+    code, said = desk.run("alarms", "raise", "exposed", key_id)
+    assert (code, said["error"]["hint"]) == (1, "name the account: --account ID")
+    assert desk.run("alarms", "raise", "exposed", key_id, "--account", HUB)[0] == 0
 
 
 def test_a_root_key_is_not_raised_as_a_users(desk: Desk) -> None:

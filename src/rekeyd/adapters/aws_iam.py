@@ -66,6 +66,7 @@ _OPERATION = re.compile(r"(?:^|[\s\[])rekeyd-op/([A-Za-z0-9._:-]+)\]?\s*\Z")
 _OPERATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}\Z", re.ASCII)
 
 _PAGE = 1000
+_CERTIFICATES = "AccountSigningCertificatesPresent"
 """The most that IAM gives at once."""
 _REPORT_FIRST_WAIT = timedelta(seconds=1)
 _REPORT_LONGEST_WAIT = timedelta(seconds=5)
@@ -220,6 +221,7 @@ class AwsIam:
                 # Newer than the rest; where it is missing a password has to be assumed.
                 root_password_present=seen.get("AccountPasswordPresent", 1) != 0,
                 users=seen.get("Users", 0),
+                root_certificates_present=None if (signed := seen.get(_CERTIFICATES)) is None else signed != 0,
             )
 
         return self._read("GetAccountSummary", read)

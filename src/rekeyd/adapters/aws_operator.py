@@ -41,7 +41,7 @@ class Operator:
             raise StateError(
                 f"the operator {arn} is of another account than {account_id}", hint="name a role: --operator-role-arn"
             )
-        if _without_session(arn) == _without_session(not_as):
+        if without_session(arn) == without_session(not_as):
             raise StateError(
                 f"the operator {arn} is whom rekeyd itself acts as in account {account_id}, and that one must not be "
                 "able to write policies of users",
@@ -87,7 +87,7 @@ class Operator:
         if self._role_arn is None:
             own: Any = ask(call, lambda: self._sessions.own_sts().get_caller_identity())
             return str(own["Arn"]), str(own["Account"])
-        arn = str(self._assumed(account_id)["AssumedRoleUser"]["Arn"])
+        arn = str(self._assumed(self._role_arn, account_id)["AssumedRoleUser"]["Arn"])
         return arn, arn.split(":")[4]
 
     @contextmanager
@@ -95,30 +95,32 @@ class Operator:
         if self._role_arn is None:
             yield self._sessions.own_iam()
             return
-        given = self._assumed(account_id)["Credentials"]
-        iam = self._sessions.iam_with(given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
+        iam = self._sessions.iam_with(self._assumed(self._role_arn, account_id)["Credentials"])
         try:
             yield iam
         finally:
             iam.close()
 
-    def _assumed(self, account_id: AccountId) -> Any:
-        role_arn = self._role_arn
-        assert role_arn is not None  # noqa: S101 - for the type checker; the callers checked
-        call = Call(action="sts:AssumeRole", account_id=account_id)
-        try:
-            return ask(
-                call,
-                lambda: self._sessions.own_sts().assume_role(
-                    RoleArn=role_arn,
-                    RoleSessionName=f"{self._sessions.session_name}-operator"[:64],
-                    DurationSeconds=_SESSION_SECONDS,
-                ),
-            )
-        except AccessDeniedError as error:
-            raise AccessDeniedError(error.message, hint=f"whether {role_arn} trusts the caller; {_HINT}") from None
+    def _assumed(self, role_arn: str, account_id: AccountId) -> Any:
+        return assumed(self._sessions, role_arn, account_id, hint=_HINT)
 
 
-def _without_session(arn: str) -> str:
+def assumed(sessions: AwsSessions, role_arn: str, account_id: AccountId, *, hint: str) -> Any:
+    """AssumeRole's answer, for an operator's role, asked for with the credentials of the command."""
+    call = Call(action="sts:AssumeRole", account_id=account_id)
+    try:
+        return ask(
+            call,
+            lambda: sessions.own_sts().assume_role(
+                RoleArn=role_arn,
+                RoleSessionName=f"{sessions.session_name}-operator"[:64],
+                DurationSeconds=_SESSION_SECONDS,
+            ),
+        )
+    except AccessDeniedError as error:
+        raise AccessDeniedError(error.message, hint=f"whether {role_arn} trusts the caller; {hint}") from None
+
+
+def without_session(arn: str) -> str:
     """A role's sessions are the role."""
     return arn.rpartition("/")[0] if ":assumed-role/" in arn else arn

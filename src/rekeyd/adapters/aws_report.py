@@ -9,7 +9,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from rekeyd.errors import RefusedError
@@ -78,6 +78,7 @@ def _row(row: _Row) -> ReportRow:
         password_enabled=_claim(row.get("password_enabled", "")),
         password_last_used_at=_date(row.get("password_last_used", "")),
         mfa_active=_claim(row.get("mfa_active", "")) is True,
+        certificates_active=_any(_claim(row.get(f"cert_{n}_active", "")) for n in _SLOTS),
         more_credentials=more not in _NOTHING and more != "0",
     )
 
@@ -91,11 +92,22 @@ def _key(row: _Row, n: int) -> ReportKey | None:
         active=active,
         created_at=_date(made) or _ANCIENT,
         last_used_at=_date(row.get(f"access_key_{n}_last_used_date", "")),
+        last_service=_word(row.get(f"access_key_{n}_last_used_service", "")),
     )
 
 
 def _claim(cell: str) -> bool | None:
     return {"true": True, "false": False}.get(cell.strip().lower())
+
+
+def _any(claims: Iterable[bool | None]) -> bool | None:
+    """None: nothing says yes, and not everything says no."""
+    said = set(claims)
+    return True if True in said else (False if said == {False} else None)
+
+
+def _word(cell: str) -> str | None:
+    return None if cell.strip().lower() in _NOTHING else cell.strip()
 
 
 def _date(cell: str) -> datetime | None:

@@ -2,23 +2,28 @@
 
     RootAccess(sessions).enabled()             whether the organization has it
     RootAccess(sessions).look(account_id)      task IAMAuditRootUserCredentials
-    RootAccess(sessions).delete_key(…)         task IAMDeleteRootUserCredentials; there is no undo
+    RootAccess(sessions, operator_role_arn=…).refuse_rekeyd(account_id)
+    RootAccess(…).delete_key(…)                task IAMDeleteRootUserCredentials; there is no undo
 
 The management account has no such way in. IAM is called without a user's name: that means the root user itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rekeyd.adapters.aws_errors import FOREIGN, Call, ask, change_failure, read_failure
+from rekeyd.adapters.aws_operator import assumed, without_session
 from rekeyd.adapters.aws_session import AwsSessions
 from rekeyd.core.model import AccessKeyId, AccountId
-from rekeyd.errors import AccessDeniedError, Error, NotFoundError, RefusedError
+from rekeyd.errors import AccessDeniedError, Error, NotFoundError, RefusedError, StateError
+from rekeyd.ports import CallerIdentity
 
 if TYPE_CHECKING:
     from mypy_boto3_iam import IAMClient
+    from mypy_boto3_sts import STSClient
 
 T = TypeVar("T")
 
@@ -27,14 +32,17 @@ _DELETE = "IAMDeleteRootUserCredentials"
 _SESSION_SECONDS = 900
 """The most that AWS gives."""
 
+_HINT = "a role for people with the rights of `rekeyd policy aws --for root-cleanup`: --operator-role-arn"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootKey:
     id: AccessKeyId | None
-    """None: seen in the credential report, which does not tell it."""
-    active: bool
-    created_at: datetime
-    last_used_at: datetime | None
+    """None: seen from outside; neither account summary nor credential report tells it."""
+    active: bool | None = None
+    """None, as `created_at`: only that there is a key is known, and nothing else of it."""
+    created_at: datetime | None = None
+    last_used_at: datetime | None = None
     """None: AWS has no use on record."""
     last_service: str | None = None
 
@@ -54,10 +62,38 @@ class NotEnteredError(AccessDeniedError):
 
 
 class RootAccess:
-    """With rekeyd's own credentials, or a person's: those of the command. The daemon never makes one."""
+    """With the credentials of the command, or by an operator's role. The daemon never makes one."""
 
-    def __init__(self, sessions: AwsSessions) -> None:
+    def __init__(self, sessions: AwsSessions, *, operator_role_arn: str | None = None) -> None:
         self._sessions = sessions
+        self._role_arn = operator_role_arn
+
+    def refuse_rekeyd(self, account_id: AccountId, *, enter: Callable[[AccountId], CallerIdentity]) -> None:
+        """StateError: these are rekeyd's own credentials, or its role, which must not be able to delete root keys.
+
+        `enter`: the way of rekeyd into the account. Whoever gets in by it without an operator's role is rekeyd, as
+        far as AWS can tell.
+        """
+        try:
+            rekeyd = enter(account_id).arn
+        except (AccessDeniedError, NotFoundError):
+            return  # nobody who may act as rekeyd there
+        if self._role_arn is None:
+            raise StateError(
+                f"these credentials can act as rekeyd in account {account_id} ({without_session(rekeyd)}), and rekeyd "
+                "must not be able to delete root access keys",
+                hint=_HINT,
+            )
+        own: Any = ask(Call(action="sts:GetCallerIdentity", account_id=None), self._own_identity)
+        arn = str(assumed(self._sessions, self._role_arn, account_id, hint=_HINT)["AssumedRoleUser"]["Arn"])
+        if without_session(arn) in {without_session(rekeyd), without_session(own["Arn"])}:
+            raise StateError(
+                f"{self._role_arn} is rekeyd's own, and that one must not be able to delete root access keys",
+                hint=_HINT,
+            )
+
+    def _own_identity(self) -> Any:
+        return self._sessions.own_sts().get_caller_identity()
 
     def enabled(self) -> bool:
         """Whether credentials of members' root users can be managed here. AccessDeniedError: it may not be asked."""
@@ -136,17 +172,29 @@ class RootAccess:
         policy_arn = f"arn:{self._sessions.partition}:iam::aws:policy/root-task/{task}"
         call = Call(action="sts:AssumeRoot", account_id=account_id)
         try:
-            answer: Any = ask(
-                call,
-                lambda: self._sessions.own_sts().assume_root(
-                    TargetPrincipal=account_id,
-                    TaskPolicyArn={"arn": policy_arn},
-                    DurationSeconds=_SESSION_SECONDS,
-                )["Credentials"],
-            )
+            with self._sts(account_id) as sts:
+                answer: Any = ask(
+                    call,
+                    lambda: sts.assume_root(
+                        TargetPrincipal=account_id,
+                        TaskPolicyArn={"arn": policy_arn},
+                        DurationSeconds=_SESSION_SECONDS,
+                    )["Credentials"],
+                )
         except AccessDeniedError as error:
             raise NotEnteredError(error.message, hint=error.hint) from None
-        return self._sessions.iam_with(answer["AccessKeyId"], answer["SecretAccessKey"], answer["SessionToken"])
+        return self._sessions.iam_with(answer)
+
+    @contextmanager
+    def _sts(self, account_id: AccountId) -> Iterator["STSClient"]:
+        if self._role_arn is None:
+            yield self._sessions.own_sts()
+            return
+        sts = self._sessions.sts_with(assumed(self._sessions, self._role_arn, account_id, hint=_HINT)["Credentials"])
+        try:
+            yield sts
+        finally:
+            sts.close()
 
     def _read(self, account_id: AccountId, action: str, read: Callable[[], T]) -> T:
         call = Call(action=f"iam:{action}", account_id=account_id, user_name="root")

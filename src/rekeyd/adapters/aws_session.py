@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sts import STSClient
+    from mypy_boto3_sts.type_defs import CredentialsTypeDef
 
 # Role chaining caps a session at one hour, and a daemon on an instance role chains. Less than 20 minutes would lie
 # inside botocore's refresh window (15 min) and cost one AssumeRole per call.
@@ -173,20 +174,27 @@ class AwsSessions:
         client: IAMClient = self._client(None, "iam", "iam", _READ)
         return client
 
-    def iam_with(self, access_key_id: str, secret_access_key: str, session_token: str) -> "IAMClient":
+    def iam_with(self, given: "CredentialsTypeDef") -> "IAMClient":
         """IAM with a session made for one task, sending once; the caller closes it."""
+        client: IAMClient = self._with("iam", _CHANGE, given)
+        return client
+
+    def sts_with(self, given: "CredentialsTypeDef") -> "STSClient":
+        """The same for STS, which may be asked again."""
+        client: STSClient = self._with("sts", _IDENTITY, given)
+        return client
+
+    def _with(self, service: str, config: Config, given: "CredentialsTypeDef") -> Any:
         with self._lock:
-            session = self._entrance(None).session
-            client: IAMClient = self._make(
-                session,
-                "iam",
-                _CHANGE,
+            return self._make(
+                self._entrance(None).session,
+                service,
+                config,
                 self.settings.region,
-                aws_access_key_id=access_key_id,
-                aws_secret_access_key=secret_access_key,
-                aws_session_token=session_token,
+                aws_access_key_id=given["AccessKeyId"],
+                aws_secret_access_key=given["SecretAccessKey"],
+                aws_session_token=given["SessionToken"],
             )
-            return client
 
     def sns(self, region: str) -> "SNSClient":
         """With rekeyd's own credentials, sending once: the outbox repeats."""

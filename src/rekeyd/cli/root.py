@@ -11,7 +11,7 @@ from rekeyd.cli.exits import SCHEMA_VERSION, ExitCode
 from rekeyd.cli.options import Session, command, group
 from rekeyd.cli.program import app
 from rekeyd.cli.rotate import AccountOption, duration
-from rekeyd.errors import AccessDeniedError, Error, StateError, UsageError
+from rekeyd.errors import AccessDeniedError, Error, OutcomeUnknownError, StateError, StoppingError, UsageError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rekeyd.adapters.aws_accounts import AwsCloud
     from rekeyd.adapters.aws_root import RootAccess, RootKey, RootUser
     from rekeyd.app import App
-    from rekeyd.core.model import AccountId
+    from rekeyd.core.model import AccessKeyId, AccountId
 
 root = group("Root users of all accounts: look at them, and delete their access keys.")
 app.add_typer(root, name="root")
@@ -83,6 +83,15 @@ def delete_keys(
     force_used: Annotated[
         bool, typer.Option("--force-used", help="Delete keys that were used recently, too.", show_default=False)
     ] = False,
+    operator_role_arn: Annotated[
+        str | None,
+        typer.Option(
+            "--operator-role-arn",
+            metavar="ARN",
+            help="The role that may delete root keys; never the daemon's. [default: this command's own credentials]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> ExitCode:
     """Delete all access keys of a member account's root user. There is no undo, and no deactivating first.
 
@@ -103,7 +112,8 @@ def delete_keys(
                 f"account {account_id} is the one of these credentials, whose root user cannot be entered from outside",
                 hint=_BY_HAND.format(account_id=account_id),
             )
-        access = RootAccess(running.cloud.sessions)
+        access = RootAccess(running.cloud.sessions, operator_role_arn=operator_role_arn)
+        access.refuse_rekeyd(account_id, enter=running.cloud.sts.caller_identity)
         try:
             keys = access.keys(account_id)
         except NotEnteredError as error:
@@ -116,6 +126,7 @@ def delete_keys(
             return _deleted(session, account_id, ())
         _show_keys(account_id, keys, running.clock.now())
         _refuse_used(keys, running.clock.now(), silence, forced=force_used)
+        output.say("There is no undo: a deleted key cannot be brought back, and it cannot be deactivated first.")
         _ask(account_id, confirm)
         _delete(running, access, account_id, keys, by=actor())
         left = access.keys(account_id)
@@ -146,44 +157,64 @@ def _looked(cloud: "AwsCloud", access: "RootAccess | None", account_id: "Account
     from rekeyd.adapters.aws_root import NotEnteredError
 
     try:
-        try:
-            user = access.look(account_id) if access is not None and member else _by_role(cloud, account_id, now)
-        except NotEnteredError as error:
-            # From a delegated administrator's account no root session reaches the management account.
-            output.say(f"{error.message}; account {account_id} is entered with its role")
-            via = "role"
-            user = _by_role(cloud, account_id, now)
+        if access is not None and member:
+            try:
+                return _entry(access.look(account_id), account_id, via, None, now)
+            except NotEnteredError as error:
+                # From a delegated administrator's account no root session reaches the management account.
+                output.say(f"{error.message}; account {account_id} is entered with its role")
+                via = "role"
+        user, problem = _by_role(cloud, account_id)
     except Error as error:
         return _entry(None, account_id, via, error.message, now)
-    return _entry(user, account_id, via, None, now)
+    return _entry(user, account_id, via, problem, now)
 
 
-def _by_role(cloud: "AwsCloud", account_id: "AccountId", now: "datetime") -> "RootUser":
+def _by_role(cloud: "AwsCloud", account_id: "AccountId") -> "tuple[RootUser, str | None]":
+    """And what could not be read of it. The summary is live: a report that fails, or does not know the key yet, must
+    not hide that there is one."""
     from rekeyd.adapters.aws_root import RootKey, RootUser
 
     iam = cloud.iam(account_id)
     summary = iam.account_summary()
     keys: tuple[RootKey, ...] = ()
+    certificates = summary.root_certificates_present
+    problem = None
     if summary.root_access_keys_present:
-        row = iam.credential_report(max_wait=timedelta(seconds=30)).root
-        keys = tuple(
-            RootKey(id=None, active=key.active, created_at=key.created_at, last_used_at=key.last_used_at)
-            for key in (row.keys if row is not None else ())
-        )
-        # The summary is live; a report that does not know the key yet must not hide it.
-        keys = keys or (RootKey(id=None, active=True, created_at=now, last_used_at=None),)
-    return RootUser(
+        row = None
+        try:
+            row = iam.credential_report(max_wait=timedelta(seconds=30)).root
+        except StoppingError:
+            raise
+        except Error as error:
+            problem = error.message
+        if row is not None:
+            keys = tuple(
+                RootKey(
+                    id=None,
+                    active=key.active,
+                    created_at=key.created_at,
+                    last_used_at=key.last_used_at,
+                    last_service=key.last_service,
+                )
+                for key in row.keys
+            )
+            certificates = row.certificates_active if certificates is None else certificates
+        keys = keys or (RootKey(id=None),)
+    user = RootUser(
         account_id=account_id,
         keys=keys,
         password=summary.root_password_present,
         mfa=summary.root_mfa_enabled,
-        certificates=None,
+        certificates=certificates,
     )
+    return user, problem
 
 
 def _refuse_used(keys: "tuple[RootKey, ...]", now: "datetime", silence: timedelta, *, forced: bool) -> None:
     """A key without a use on record counts from when it was made: its first use may not show yet."""
-    recent = [key for key in keys if now - (key.last_used_at or key.created_at) < silence]
+    since = {key: key.last_used_at or key.created_at for key in keys}
+    recent = [key for key, at in since.items() if at is None or now - at < silence]
     if recent and not forced:
         named = ", ".join(str(key.id) for key in recent)
         raise StateError(
@@ -196,7 +227,6 @@ def _ask(account_id: "AccountId", confirm: str | None) -> None:
     if confirm is None:
         if not sys.stdin.isatty():
             raise UsageError("there is no terminal to type the account id at", hint=f"--confirm {account_id}")
-        output.say("There is no undo: a deleted key cannot be brought back, and it cannot be deactivated first.")
         confirm = typer.prompt("Type the account id to delete these keys", err=True)
     if confirm.strip() != account_id:
         raise UsageError(f'"{confirm.strip()}" is not the account id {account_id}; nothing was deleted')
@@ -210,16 +240,25 @@ def _delete(
     from rekeyd.logs import get_logger
 
     for key in keys:
-        if key.id is None:
+        if key.id is None or key.created_at is None:
             raise Error("a root access key without an id cannot be deleted")
         detail = {"status": "Active" if key.active else "Inactive", "made_at": key.created_at.isoformat()}
         for event, step in (("root_key.delete_intended", None), ("root_key.deleted", key.id)):
             if step is not None:
-                access.delete_key(account_id, step)
+                _delete_one(access, account_id, step)
                 get_logger().warning(Event.ROOT_KEY_DELETED, account_id=account_id, access_key_id=key.id, by=by)
             running.journal.append(
                 event, at=running.clock.now(), actor=by, account_id=account_id, access_key_id=key.id, detail=detail
             )
+
+
+def _delete_one(access: "RootAccess", account_id: "AccountId", key_id: "AccessKeyId") -> None:
+    try:
+        access.delete_key(account_id, key_id)
+    except OutcomeUnknownError:
+        # Its answer was lost: that it is gone can be seen.
+        if any(key.id == key_id for key in access.keys(account_id)):
+            raise
 
 
 def _deleted(session: Session, account_id: "AccountId", keys: "tuple[RootKey, ...]") -> ExitCode:
@@ -227,7 +266,8 @@ def _deleted(session: Session, account_id: "AccountId", keys: "tuple[RootKey, ..
         ids = [key.id for key in keys]
         output.document({"schema_version": SCHEMA_VERSION, "account_id": account_id, "deleted": ids})
     elif keys:
-        output.line(f"{len(keys)} access keys of the root user of account {account_id} are deleted")
+        count = "1 access key" if len(keys) == 1 else f"{len(keys)} access keys"
+        output.line(f"deleted: {count} of the root user of account {account_id}")
     else:
         output.line(f"the root user of account {account_id} has no access key")
     return ExitCode.DONE
@@ -258,18 +298,21 @@ def _key_entry(key: "RootKey", now: "datetime") -> dict[str, Any]:
 
     return {
         "access_key_id": key.id,
-        "status": "Active" if key.active else "Inactive",
+        "status": None if key.active is None else ("Active" if key.active else "Inactive"),
         "created_at": time_text(key.created_at),
-        "age_days": (now - key.created_at).days,
+        "age_days": None if key.created_at is None else (now - key.created_at).days,
         "last_used_at": time_text(key.last_used_at),
         "last_used_service": key.last_service,
     }
 
 
 def _key_line(key: dict[str, Any]) -> str:
+    name = key["access_key_id"] or "key"
+    if key["created_at"] is None:
+        return f"{name}: status, age and last use unknown"
     used = f"last used {key['last_used_at']}" if key["last_used_at"] else "no use on record"
     service = f" ({key['last_used_service']})" if key["last_used_service"] else ""
-    return f"{key['access_key_id'] or 'key'} {key['status']}, {key['age_days']}d old, {used}{service}"
+    return f"{name} {key['status']}, {key['age_days']}d old, {used}{service}"
 
 
 def _show(entries: list[dict[str, Any]]) -> None:

@@ -14,6 +14,8 @@ class AccountSummary:
     root_mfa_enabled: bool
     root_password_present: bool
     users: int
+    root_certificates_present: bool | None = None
+    """Signing certificates; None: the summary does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class ReportKey:
     active: bool
     created_at: datetime
     last_used_at: datetime | None
+    last_service: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class ReportRow:
     """None: not supported or no information."""
     password_last_used_at: datetime | None
     mfa_active: bool
+    certificates_active: bool | None = None
+    """Signing certificates; None: the report does not say."""
     more_credentials: bool = False
     """The report says that there are more keys than it has columns for."""
 

@@ -182,6 +182,7 @@ class Iam:
             "AccountAccessKeysPresent": int(bool(self.world.keys_of(account_id, None))),
             "AccountMFAEnabled": int(root.mfa),
             "AccountPasswordPresent": int(root.password),
+            "AccountSigningCertificatesPresent": int(root.certificate),
             "AccessKeysPerUserQuota": self.key_quota,
         }
         return {"SummaryMap": SummaryMap(summary)}

@@ -100,7 +100,7 @@ class Reports:
             "password_last_changed": _date(root.password_changed_at, "N/A"),
             "password_next_rotation": "not_supported",
             "mfa_active": _truth(root.mfa),
-        } | self._keys(self._world.keys_of(account_id, None))
+        } | {**self._keys(self._world.keys_of(account_id, None)), "cert_1_active": _truth(root.certificate)}
 
     def _user_row(self, account_id: str, user: Any) -> dict[str, str]:
         has_password = bool(user.password)

@@ -193,12 +193,14 @@ class Seeding:
         mfa: bool | None = None,
         password: bool | None = None,
         password_last_used_at: datetime | None = None,
+        certificate: bool | None = None,
     ) -> None:
         """Changes what is not None."""
         with self.world.lock:
             root = self.world.root(account_id)
             root.mfa = root.mfa if mfa is None else mfa
             root.password = root.password if password is None else password
+            root.certificate = root.certificate if certificate is None else certificate
             root.password_last_used_at = password_last_used_at or root.password_last_used_at
 
     def forget_report(self, account_id: str | None = None) -> None:

@@ -147,6 +147,8 @@ class Root:
     password: bool = False
     password_last_used_at: datetime | None = None
     password_changed_at: datetime | None = None
+    certificate: bool = False
+    """Whether it has a signing certificate."""
 
 
 @dataclass(slots=True, kw_only=True)
