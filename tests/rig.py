@@ -6,6 +6,7 @@ rig.settle()            # passes and virtual time until nothing more happens by 
 rig.crash_at(...)       # a process that dies, and the next one
 """
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -160,6 +161,23 @@ class Rig:
         self.close_journal()
         self.world.clock.resume()
         self.open_journal()
+
+    def copy_of_journal(self) -> sqlite3.Connection:
+        """As it is now, for `restore`."""
+        kept = sqlite3.connect(":memory:", check_same_thread=False)
+        self._raw_journal().backup(kept)
+        return kept
+
+    def restore(self, kept: sqlite3.Connection) -> None:
+        """The process is gone, and the next one finds that copy."""
+        self.lose_journal()
+        kept.backup(self._raw_journal())
+        self.restart()
+
+    def _raw_journal(self) -> sqlite3.Connection:
+        connection = self.store._store._engine.raw_connection().driver_connection
+        assert isinstance(connection, sqlite3.Connection)
+        return connection
 
     @contextmanager
     def held(self, account_id: AccountId = ACCOUNT) -> Iterator[AccountWork]:

@@ -5,14 +5,16 @@ import random
 import pytest
 
 from rekeyd import logs
-from tests.crash import answers, matrix
+from tests.crash import answers, matrix, mishaps
 from tests.crash.cycles import BY_NAME, CYCLES, Cycle
 from tests.crash.matrix import after_changes, pairs, record
+from tests.crash.mishaps import Mishap
 
 SEED = 20261123
 MOMENTS = 3
 PAIRS = 1
 FAILURES = 3
+MISHAPS = 1
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +38,17 @@ def test_dying_at_sampled_moments_loses_nothing(cycle: Cycle) -> None:
     wrong = [f"{[str(m) for m in ran.moments]}: {text}" for ran in runs for text in ran.wrong]
     assert not wrong, "\n".join(wrong)
     assert all(ran.struck for ran in runs)
+
+
+@pytest.mark.parametrize("mishap", Mishap)
+@pytest.mark.parametrize("cycle", CYCLES, ids=lambda cycle: cycle.name)
+def test_without_its_journal_or_its_lease_a_life_breaks_no_promise(cycle: Cycle, mishap: Mishap) -> None:
+    sample = mishaps.chosen(cycle, mishap, record(cycle), MISHAPS, SEED)
+    draw = random.Random(f"{SEED}/{mishap}")  # noqa: S311 - repeatable, not secret
+    for moment in draw.sample(sample, MISHAPS):
+        ended = mishaps.run(cycle, mishap, moment)
+        assert not ended.wrong, f"{ended}: {ended.wrong}"
+        assert ended.struck
 
 
 @pytest.mark.parametrize("cycle", CYCLES, ids=lambda cycle: cycle.name)

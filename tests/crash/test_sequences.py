@@ -16,8 +16,10 @@ from rekeyd.core.state import State
 from rekeyd.errors import StoppingError, TemporaryError
 from rekeyd.fleet.places import Places
 from rekeyd.fleet.settings import FleetSettings
+from tests.crash import mishaps
 from tests.crash.cycles import BY_NAME, USER, Watch, drive, rested, start, wrongs
 from tests.crash.matrix import Killer, Moment, after_changes, record
+from tests.crash.mishaps import Mishap
 from tests.journal_points import is_read
 from tests.rig import ACCOUNT, DAY, SETTLE, Rig, asked, policy
 from tests.world import Crash, Lags, World, lost
@@ -202,38 +204,10 @@ def test_a_process_frozen_before_its_deletion_wakes_while_a_rollback_is_asked() 
 @pytest.mark.parametrize("name", ["rotate", "rollback in quarantine"])
 def test_a_holder_that_froze_before_any_change_does_nothing_when_it_wakes(name: str) -> None:
     cycle = BY_NAME[name]
-    rig, watch = start(cycle)
-    assert drive(rig, watch) is None
-    changes = [n for n, call in enumerate(rig.world.calls, 1) if not is_read(call.name)]
-    outside = [n for n in changes if not rig.world.calls[n - 1].name.startswith(("journal.", "vault.write_mark"))]
-    for number in outside:
-        first, watch = start(cycle)
-        moment = Moment(number, "before")
-        second = _freeze_at(first, watch, moment)
-        trouble = drive(second, watch)
-        found = wrongs(second, watch) + ([trouble] if trouble else [])
-        assert not found, f"frozen before call {number}, {rig.world.calls[number - 1].name}: {found}"
-
-
-def _freeze_at(first: Rig, watch: Watch, moment: Moment) -> Rig:
-    """`first` stands still right before that call while another process works for half an hour, then goes on."""
-    second: list[Rig] = []
-    count = 0
-
-    def freeze(_name: str, phase: Phase, _args: Mapping[str, object]) -> None:
-        nonlocal count
-        if phase == "before" and not second:
-            count += 1
-            if count == moment.call:
-                second.append(first.take_over())
-                for _ in range(6):
-                    second[0].work(USER)
-                    first.world.clock.advance(5 * MINUTE)
-
-    first.world.on_call(freeze)
-    drive(first, watch, done=lambda _rig, _worked: bool(second))
-    assert second
-    return second[0]
+    changes = [m for m in record(cycle) if m.phase == "before" and not is_read(m.name)]
+    for moment in [m for m in changes if not m.name.startswith(("journal.", "vault.write_mark"))]:
+        ended = mishaps.run(cycle, Mishap.FROZEN, moment)
+        assert not ended.wrong, f"{ended}: {ended.wrong}"
 
 
 def test_two_processes_share_an_account_and_only_one_works() -> None:

@@ -276,8 +276,7 @@ class Year:
     def _keep_backup(self) -> None:
         if self._backup is not None:
             self._backup.close()
-        self._backup = sqlite3.connect(":memory:", check_same_thread=False)
-        self._raw().backup(self._backup)
+        self._backup = self.rig.copy_of_journal()
 
     def _lose_journal(self) -> None:
         # Without a journal nobody can tell a renamed user from a new one; the old path serves on unseen.
@@ -286,18 +285,11 @@ class Year:
             self.rig.lose_journal()
             self.figures.counts["journals lost"] += 1
         else:
-            self.rig.lose_journal()
-            self._backup.backup(self._raw())
-            self.rig.restart()
+            self.rig.restore(self._backup)
             self.figures.counts["journals restored"] += 1
         self.next_at.clear()
         # Rotations in flight are finished more patiently.
         self.disturbed |= {user.user_id for user in self.world.aws.users() if len(user.keys) != 1}
-
-    def _raw(self) -> sqlite3.Connection:
-        connection = self.rig.store._store._engine.raw_connection().driver_connection
-        assert isinstance(connection, sqlite3.Connection)
-        return connection
 
     # --- the daemon --------------------------------------------------------------------------------------------------
 
