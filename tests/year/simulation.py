@@ -166,6 +166,8 @@ class Year:
     calm: bool = False
     _rows: dict[AccountId, dict[str, tuple[object, ...]]] = field(default_factory=dict)
     """What the last scan's credential report said of each user's keys."""
+    _waiting: set[UserId] = field(default_factory=set)
+    """Whom the last look left to a person."""
     _backup: sqlite3.Connection | None = None
 
     def __post_init__(self) -> None:
@@ -346,10 +348,16 @@ class Year:
             drift=False,
             now=now,
         )
-        self._rows[account_id] = {arn: fingerprint(row) for arn, row in report.users.items()}
+        before = self._rows.get(account_id, {})
+        rows = self._rows[account_id] = {arn: fingerprint(row) for arn, row in report.users.items()}
         age = now - report.generated_at
         self.figures.oldest_report = max(self.figures.oldest_report, age)
-        return [user.user_id for user in chosen.look]
+        # Who waits for a person is due every day, and the daemon looks: for the simulation that costs only time.
+        return [
+            user.user_id
+            for user in chosen.look
+            if user.user_id not in self._waiting or rows.get(user.arn) != before.get(user.arn)
+        ]
 
     def _work_until(self, end: datetime) -> None:
         while True:
@@ -392,9 +400,12 @@ class Year:
     def _note(self, one: Worked, now: datetime) -> None:
         user_id = one.principal.user_id
         again = self.rig.again_at(one)
+        self._waiting.discard(user_id)
         if again is None:
             passing = one.outcome is None or one.outcome.rest.reason in _PASSING
             self.next_at[user_id] = now + (SCAN / 4 if passing else 4 * SCAN)
+            if not passing:
+                self._waiting.add(user_id)
         else:
             self.next_at[user_id] = min(_in_batches(again, now), now + 10 * DAY)
         self.figures.counts["rotations"] += one.published
