@@ -8,6 +8,7 @@ test_aws_report; keys and values of a configuration below.
 import copy
 import http.server
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,10 +39,10 @@ from rekeyd.core.model import (
     VaultUnreadable,
 )
 from rekeyd.errors import ConfigError, Error, OutcomeUnknownError
-from rekeyd.ports import Mark
+from rekeyd.ports import CreatedKey, Mark
 from tests.contract.vault_stand import NEW, OLD, SteadyClock, fields, note, pair, unguarded
 from tests.rig import ACCOUNT
-from tests.secret_registry import write_secret
+from tests.secret_registry import remember, write_secret
 from tests.unit.test_decide import USER
 
 LONGEST = 20.0
@@ -303,6 +304,7 @@ KEY = (
     "<UserName>ci</UserName><AccessKeyId>AKIAIOSFODNN7EXAMPLE</AccessKeyId><Status>Active</Status>"
     "<CreateDate>2026-01-01T00:00:00Z</CreateDate>"
 )
+MADE_SECRET = remember("aSecretThatNoAnswerMayLeaveBehind0123456")
 RESULTS = {
     "GetUser": "<User><Path>/</Path><UserName>ci</UserName><UserId>AIDACI</UserId>"
     "<Arn>arn:aws:iam::111122223333:user/ci</Arn><CreateDate>2026-01-01T00:00:00Z</CreateDate></User>",
@@ -312,6 +314,10 @@ RESULTS = {
     "GetAccountSummary": "<SummaryMap><entry><key>AccountAccessKeysPresent</key><value>0</value></entry></SummaryMap>",
     "GetCredentialReport": "<Content>dXNlcixhcm4K</Content><ReportFormat>text/csv</ReportFormat>"
     "<GeneratedTime>2026-01-01T00:00:00Z</GeneratedTime>",
+    "GetAccountAuthorizationDetails": "<IsTruncated>false</IsTruncated><UserDetailList><member><Path>/</Path>"
+    "<UserName>ci</UserName><UserId>AIDACI</UserId><Arn>arn:aws:iam::111122223333:user/ci</Arn>"
+    "<Tags><member><Key>team</Key><Value>payments</Value></member></Tags></member></UserDetailList>",
+    "CreateAccessKey": f"<AccessKey>{KEY}<SecretAccessKey>{MADE_SECRET}</SecretAccessKey></AccessKey>",
     "UpdateAccessKey": "",
     "GetCallerIdentity": "<Arn>arn:aws:iam::111122223333:user/ci</Arn><UserId>AIDACI</UserId>"
     "<Account>111122223333</Account>",
@@ -332,14 +338,18 @@ WORDS = [
 ]
 
 
+def _xml(action: str, result: str) -> str:
+    return (
+        f'<{action}Response xmlns="https://iam.amazonaws.com/doc/2010-05-08/"><{action}Result>{result}'
+        f"</{action}Result><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></{action}Response>"
+    )
+
+
 @st.composite
 def xml_bodies(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes:
     """A good answer to some action, with some of its texts or tags changed."""
     action = draw(st.sampled_from(sorted(RESULTS)))
-    text = (
-        f'<{action}Response xmlns="https://iam.amazonaws.com/doc/2010-05-08/"><{action}Result>{RESULTS[action]}'
-        f"</{action}Result><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></{action}Response>"
-    )
+    text = _xml(action, RESULTS[action])
     for _ in range(draw(st.integers(0, 3))):
         cuts = [n for n, letter in enumerate(text) if letter in "<>"]
         start = draw(st.sampled_from(cuts or [0]))
@@ -444,14 +454,32 @@ def test_a_change_of_aws_ends_in_its_result_or_an_error_of_ours(
     aws_server: tuple[Server, AwsCloud], name: str, status: int, body: bytes
 ) -> None:
     try:
-        _call_aws(aws_server, AWS_CHANGES[name], status, body)
+        answer = _call_aws(aws_server, AWS_CHANGES[name], status, body)
     except OutcomeUnknownError:
         return
     except Error:
         assert status >= 300, "an answer of success was taken for a refusal"
         return
-    assert name != "create_access_key", "no answer here has a pair"
+    if name == "create_access_key":
+        assert isinstance(answer, CreatedKey)
+        for said in (answer.pair.access_key_id, answer.pair.secret_access_key.reveal(), answer.user_name):
+            assert said, "a pair with an empty part was taken for one"
     assert status < 300 or b"NoSuchEntity" in body
+
+
+@pytest.mark.parametrize("part", ["AccessKeyId", "SecretAccessKey", "UserName"])
+@pytest.mark.parametrize("left", ["", "<{part}></{part}>"], ids=["missing", "empty"])
+def test_a_creation_answered_without_a_part_of_the_pair_is_an_outcome_unknown(
+    aws_server: tuple[Server, AwsCloud], part: str, left: str
+) -> None:
+    good = _xml("CreateAccessKey", RESULTS["CreateAccessKey"])
+    bad = re.sub(f"<{part}>.*?</{part}>", left.format(part=part), good)
+    assert bad != good
+    made = _call_aws(aws_server, AWS_CHANGES["create_access_key"], 200, good.encode())
+    assert isinstance(made, CreatedKey)
+    with pytest.raises(OutcomeUnknownError, match="iam:CreateAccessKey") as refused:
+        _call_aws(aws_server, AWS_CHANGES["create_access_key"], 200, bad.encode())
+    assert MADE_SECRET not in str(refused.value)
 
 
 def test_a_creation_answered_by_anything_but_aws_is_an_outcome_unknown(aws_server: tuple[Server, AwsCloud]) -> None:
