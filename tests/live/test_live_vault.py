@@ -9,6 +9,7 @@ from rekeyd.errors import ConflictError
 from rekeyd.ports import Pair
 from tests.contract.vault_stand import NEW, OLD, note, pair, unguarded
 from tests.live.conftest import VaultSandbox
+from tests.live.sandbox import MOUNT, WrongSandboxError, named
 
 
 def _publish(sandbox: VaultSandbox, written: Pair, *, cas: int) -> int:
@@ -36,3 +37,10 @@ def test_a_write_with_an_old_version_is_refused(vault: VaultSandbox) -> None:
     _publish(vault, pair(OLD), cas=0)
     with pytest.raises(ConflictError):
         _publish(vault, pair(NEW), cas=0)
+
+
+def test_a_mount_that_was_not_named_is_refused() -> None:
+    assert named({MOUNT: "rekeyd-tests"}, MOUNT) == "rekeyd-tests"
+    for environment in ({}, {MOUNT: ""}, {"VAULT_ADDR": "https://vault.example:8200"}):
+        with pytest.raises(WrongSandboxError, match=f"{MOUNT} is not set"):
+            named(environment, MOUNT)
