@@ -18,7 +18,6 @@ import pytest
 from hypothesis import settings
 
 from rekeyd import logs
-from rekeyd.core.secret import Secret
 from tests import secret_registry
 from tests.secret_registry import Leak, Scanner
 
@@ -52,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = Path(tempfile.mkdtemp(prefix="rekeyd-secrets-"))
         config.stash[_FOLDER] = folder
         os.environ[secret_registry.VARIABLE] = str(folder / "registry")
-    _remember_every_secret()
+    secret_registry.remember_every_secret()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,10 +72,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     folder = session.config.stash.get(_FOLDER, None)
     if folder is None or session.config.option.collectonly:
         return
-    scanner = Scanner(secret_registry.recorded("secret"))
-    leaks = set(_in_output(scanner, folder / "printed"))
     factory: pytest.TempPathFactory = session.config._tmp_path_factory  # type: ignore[attr-defined]
-    leaks |= scanner.search_below(factory.getbasetemp(), secret_registry.recorded("allowed"))
+    leaks = secret_registry.search(factory.getbasetemp())
+    leaks |= set(_in_output(Scanner(secret_registry.recorded("secret")), folder / "printed"))
     session.config.stash[_LEAKS] = sorted(leaks, key=str)
     if leaks:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -109,16 +107,6 @@ def _in_output(scanner: Scanner, file: Path) -> Iterator[Leak]:
     for part in file.read_text().split("== ")[1:]:
         test, _, printed = part.partition("\n")
         yield from scanner.search(f"output of {test}", printed.encode())
-
-
-def _remember_every_secret() -> None:
-    made = Secret.__init__
-
-    def remembering(self: Secret, value: str) -> None:
-        made(self, value)
-        secret_registry.remember(value)
-
-    Secret.__init__ = remembering  # type: ignore[method-assign]  # the one door that every secret comes through
 
 
 @pytest.fixture(autouse=True)

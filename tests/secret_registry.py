@@ -3,16 +3,21 @@
 The registry is a file named by an environment variable, so that processes started
 by tests add to it too. Secrets made through `Secret` in the test process are
 remembered by conftest; what else makes one calls `remember`. A file that is meant
-to hold a secret (a token file) is named by `allow`.
+to hold a secret (a token file) is named by `allow`. What runs without pytest does so
+within `watched`.
 """
 
 import base64
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
+
+from rekeyd.core.secret import Secret
 
 VARIABLE = "REKEYD_TEST_SECRETS"
 """Path of the registry's file; set by conftest for the whole session."""
@@ -58,6 +63,39 @@ def write_secret(path: Path, secret: str) -> Path:
     path.touch(mode=0o600)
     path.write_text(secret + "\n")
     return allow(path)
+
+
+def remember_every_secret() -> None:
+    """From now on, all that this process makes."""
+    made = Secret.__init__
+
+    def remembering(self: Secret, value: str) -> None:
+        made(self, value)
+        remember(value)
+
+    Secret.__init__ = remembering  # type: ignore[method-assign]  # the one door that every secret comes through
+
+
+@contextmanager
+def watched(folder: Path) -> Iterator[list[Leak]]:
+    """Secrets made within the block, by this process and those that it starts, are remembered. At its end whatever
+    stands below the folder is searched, and the list that the block was given holds what was found."""
+    leaks: list[Leak] = []
+    before = os.environ.get(VARIABLE)
+    with tempfile.TemporaryDirectory(prefix="rekeyd-secrets-") as own:
+        os.environ[VARIABLE] = str(Path(own) / "registry")
+        try:
+            yield leaks
+            leaks += sorted(search(folder), key=str)
+        finally:
+            del os.environ[VARIABLE]
+            if before is not None:
+                os.environ[VARIABLE] = before
+
+
+def search(folder: Path) -> set[Leak]:
+    """Every file below it, for every secret remembered so far."""
+    return Scanner(recorded("secret")).search_below(folder, recorded("allowed"))
 
 
 def _append(kind: str, text: str) -> None:

@@ -170,11 +170,13 @@ class Stand:
     _started: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.temporary.mkdir(parents=True, exist_ok=True)
         write_secret(self.token_file, self.bao.root_token)
         self.environment = {
             "HOME": str(self.folder),
             "PATH": os.defpath,
+            # So that what it leaves there is found and searched for secrets.
+            "TMPDIR": str(self.temporary),
             "REKEYD_STRICT_EVENTS": os.environ.get("REKEYD_STRICT_EVENTS", "1"),
             "REKEYD_CONFIG": str(self.config),
             **self.aws.daemon_environment(),
@@ -189,6 +191,10 @@ class Stand:
     @property
     def token_file(self) -> Path:
         return self.folder / "vault-token"
+
+    @property
+    def temporary(self) -> Path:
+        return self.folder / "tmp"
 
     @property
     def journal(self) -> Path:
@@ -319,10 +325,15 @@ class Stand:
             sys.stdout.write(f"$ rekeyd run\n[exit {ran.code}]\n{ran.err}")
 
     def close(self) -> None:
-        for running in self._started:
+        """Ends what runs. What every program printed is left in a file, to be searched for secrets."""
+        printed = self.folder / "printed"
+        printed.mkdir(exist_ok=True)
+        for number, running in enumerate(self._started):
             if running.process.poll() is None:
                 running.process.kill()
-                running.wait()
+            ran = running.wait()
+            (printed / f"{number}.out").write_text(ran.out)
+            (printed / f"{number}.err").write_text(ran.err)
 
 
 PROGRAM = (str(Path(sys.executable).with_name("rekeyd")),)

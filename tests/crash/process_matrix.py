@@ -19,7 +19,7 @@ from pathlib import Path
 from rekeyd.demo.openbao import OpenBaoServer
 from tests.crash.process_runs import Killed, Row, end_of, moments, pairs, progress, record, run, table
 from tests.crash.process_world import BY_NAME, CYCLES
-from tests.secret_registry import remember
+from tests.secret_registry import remember, watched
 
 
 def planned(cycle: str, bao: OpenBaoServer, folder: Path, options: argparse.Namespace) -> tuple[Row, list[Killed]]:
@@ -32,7 +32,8 @@ def planned(cycle: str, bao: OpenBaoServer, folder: Path, options: argparse.Name
         chosen = draw.sample(chosen, min(options.sample, len(chosen)))
     doubles = list(pairs(cycle, known, calls, options.pairs, options.seed))
     print(f"{cycle}: {len(calls)} calls, {len(chosen)} moments, {len(doubles)} pairs", flush=True)
-    return Row(cycle, calls=len(calls)), [*(Killed(cycle, (moment,)) for moment in chosen), *doubles]
+    cases = [*(Killed(cycle, (moment,)) for moment in chosen), *doubles]
+    return Row(cycle, calls=len(calls), planned=len(cases)), cases
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,7 +53,11 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     rows: dict[str, Row] = {}
     cases: list[Killed] = []
-    with OpenBaoServer() as bao, tempfile.TemporaryDirectory(prefix="rekeyd-crash-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="rekeyd-crash-") as folder,
+        watched(Path(folder)) as leaks,
+        OpenBaoServer() as bao,
+    ):
         remember(bao.root_token)
         for cycle in options.cycle or [each.name for each in CYCLES]:
             rows[cycle], more = planned(cycle, bao, Path(folder), options)
@@ -67,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
             rows[result.case.cycle].add(result)
             wrong = sum(len(row.wrongs) for row in rows.values())
             progress(done, len(cases), wrong, result, verbose=options.verbose)
-    return table("life cycle", list(rows.values()), began, faults="kills", planned=len(cases))
+    return table("life cycle", list(rows.values()), began, leaks, faults="kills")
 
 
 if __name__ == "__main__":

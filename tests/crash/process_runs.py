@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 from rekeyd.demo.openbao import OpenBaoServer
 from tests.crash.process_world import BY_NAME, WHENS, Call, CrashWorld, Life, Moment, crash_world
+from tests.secret_registry import Leak
 
 # Lives that share a world; the chain of its journal is checked at their end.
 _BATCH = 12
@@ -83,6 +84,7 @@ class Row:
 
     name: str
     calls: int = 0
+    planned: int = 0
     lives: int = 0
     struck: int = 0
     missed: int = 0
@@ -221,24 +223,31 @@ def progress(done: int, of: int, wrong: int, result: Result[C], *, verbose: bool
     sys.stderr.flush()
 
 
-def table(first: str, rows: Sequence[Row], began: float, *, faults: str, planned: int) -> int:
-    """Prints it with its totals and every violation; the exit code."""
-    print(f"\n{first:46} {'calls':>6} {'lives':>6} {faults:>8} {'missed':>7} {'polls':>8} {'violations':>11}")
+def table(first: str, rows: Sequence[Row], began: float, leaks: Sequence[Leak], *, faults: str) -> int:
+    """Prints it with its totals, what was planned and not played, and every violation; the exit code."""
+    print(f"\n{first:46} {'planned':>8} {'lives':>6} {faults:>8} {'missed':>7} {'polls':>8} {'violations':>11}")
     total = Row("together")
     for row in rows:
         wrong = len(row.wrongs)
-        print(f"{row.name:46} {row.calls:6} {row.lives:6} {row.struck:8} {row.missed:7} {row.polls:8} {wrong:11}")
+        print(f"{row.name:46} {row.planned:8} {row.lives:6} {row.struck:8} {row.missed:7} {row.polls:8} {wrong:11}")
         total.calls += row.calls
+        total.planned += row.planned
         total.lives += row.lives
         total.struck += row.struck
         total.missed += row.missed
         total.polls += row.polls
         total.wrongs += row.wrongs
     print(
-        f"{total.calls} calls, {total.lives} of {planned} lives, {total.struck} {faults} "
-        f"({total.missed} lives without one), "
+        f"{f'{total.calls} calls, ' if total.calls else ''}{total.lives} of {total.planned} lives, "
+        f"{total.struck} {faults} ({total.missed} lives without one), "
         f"{total.polls} uses by consumers, {len(total.wrongs)} violations, {time.monotonic() - began:.0f} s"
     )
-    for text in total.wrongs:
+    left = total.planned - total.lives
+    if left:
+        print(f"CUT SHORT BY --minutes: {left} of the {total.planned} planned lives were not played")
+        for row in rows:
+            if row.lives < row.planned:
+                print(f"  {row.planned - row.lives:4} of {row.planned:4} {row.name}")
+    for text in [*total.wrongs, *(f"P7: {leak}" for leak in leaks)]:
         print(f"  {text}")
-    return 1 if total.wrongs else 0
+    return 1 if total.wrongs or leaks else 0

@@ -206,8 +206,7 @@ class CrashWorld:
         for life in self._lives:
             self._stop_consumer(life)
         if self.daemon is not None:
-            ran = self.daemon.stop(signal.SIGKILL)
-            (self.stand.folder / "last-daemon.log").write_text(ran.err)
+            self.daemon.stop(signal.SIGKILL)
 
     # -- the world
 
@@ -290,7 +289,7 @@ class CrashWorld:
             if mend_after is not None and passed > mend_after:
                 mend_after = None
                 for rule in life.rules:
-                    rule.active = False
+                    rule.cancel()
             if deliver and passed > _LATE_SECONDS:
                 self._deliver(life)
             self._restart_if_killed(life)
@@ -346,8 +345,9 @@ class CrashWorld:
 
     @staticmethod
     def _never_asked(life: Life) -> bool:
-        """The person's command was killed. (That its wish did not come as far as the journal is seen by `_asked`.)"""
-        return life.command is not None and life.command.process.poll() == -signal.SIGKILL
+        """The person's command was killed, or said that it failed: the person knows that the wish may not have come as
+        far as the journal. (One that did come so far is seen by `_asked`.)"""
+        return life.command is not None and life.command.process.poll() not in (None, 0)
 
     def _asked(self, life: Life) -> bool:
         """Whether the journal holds a wish of a person for this user that is not answered."""

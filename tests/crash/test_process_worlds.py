@@ -10,6 +10,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from rekeyd.demo.emulator import HUB, Call
 from rekeyd.demo.emulator.faults import SeenRequest
 from tests.acceptance.stand import eventually
@@ -68,13 +70,25 @@ def test_a_journal_without_room_stops_every_change_and_nothing_more(world: Crash
 
 
 def test_two_daemons_and_a_command_on_one_journal_make_one_key_for_each_wish(world: CrashWorld) -> None:
-    with living(world) as life:
-        second = world.stand.start("run", env={"REKEYD_HTTP__LISTEN": "127.0.0.1:0"})
-        command = world.stand.start("rotate-now", life.user_name, "--json")
-        ended = command.wait()
-        assert ended.code in (0, 4, 5), ended.err
-        assert second.process.poll() is None, second.err
-    assert creates(world, life) in (1, 2)
+    world.start_daemon(ready=True)
+    # Both are there before anything is to be done; only one of them may do it.
+    second = world.stand.start("run", env={"REKEYD_HTTP__LISTEN": "127.0.0.1:0"})
+    second.wait_for_event("daemon.became_ready")
+    lives = [world.begin(_ROTATE) for _ in range(2)]
+    for life in lives:
+        _ROTATE.begin(world, life)
+    world.command(lives[0], "rotate-now", lives[0].user_name, "--json")
+    for life in lives:
+        world.bring_to_rest(life)
+    assert lives[0].command is not None
+    ended = lives[0].command.wait()
+    assert ended.code in (0, 4, 5), ended.err
+    assert [*(wrong for life in lives for wrong in life.wrongs), *world.broken] == []
+    # The wish came before the rotation that was due anyway, in the middle of it, or after it.
+    assert creates(world, lives[0]) in (1, 2)
+    assert [creates(world, life) for life in lives[1:]] == [1, 1]
+    for life in lives:
+        world.end(life)
     assert second.stop().code == 0
 
 
@@ -132,7 +146,7 @@ def test_nothing_that_others_can_see_of_the_running_process_holds_a_secret(world
         eventually(lambda: creates(world, life) == 1, "the new key", alive=daemon)
         folder = Path(f"/proc/{daemon.pid}")
         seen["cmdline"] = (folder / "cmdline").read_bytes()
-        with contextlib.suppress(PermissionError):  # not dumpable: only root may look
+        with contextlib.suppress(PermissionError):  # not dumpable: only root may look; said at the end
             # The operator's own choice of where rekeyd's credentials are; nothing else may be there.
             seen["environ"] = (folder / "environ").read_bytes().replace(own_secret.encode(), b"")
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -150,6 +164,8 @@ def test_nothing_that_others_can_see_of_the_running_process_holds_a_secret(world
     assert [leak for name, content in seen.items() for leak in scanner.search(name, content)] == []
     (core,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
     assert core.split()[4:6] == ["0", "0"]
+    if "environ" not in seen:
+        pytest.skip("NOT TESTED: /proc/PID/environ, which only root may read of rekeyd. Everything else was searched")
 
 
 def locked(world: CrashWorld) -> contextlib.closing[sqlite3.Connection]:
