@@ -98,6 +98,7 @@ crash: .venv/ready ## die at every call of every life cycle, and lose every answ
 	$(BIN)/python -m tests.crash.sabotage
 	$(BIN)/python -m tests.crash.process_matrix $(CRASH_PROCESS)
 	$(BIN)/python -m tests.crash.process_faults $(CRASH_PROCESS)
+	$(BIN)/python -m tests.crash.process_signals $(CRASH_PROCESS)
 	$(BIN)/pytest -q tests/crash/long_process_worlds.py
 
 explore: .venv/ready ## hypothesis with new seeds: what it finds becomes an example in a test

@@ -121,6 +121,8 @@ class Life:
     expected_dead: set[str] = field(default_factory=set)
     """Keys that another hand killed: a consumer that has them fails, and that is not our fault."""
     first_key: str | None = None
+    may_end: bool = False
+    """The daemon is asked to end in it: that it does, with 0, is no fault."""
     aws_from: int = 0
     vault_from: int = 0
     command: Running | None = None
@@ -312,7 +314,8 @@ class CrashWorld:
     def _restart_if_killed(self, life: Life) -> None:
         if self.daemon is not None and self.daemon.process.poll() is None:
             return
-        if self.daemon is not None and self.daemon.process.returncode != -signal.SIGKILL:
+        expected = (-signal.SIGKILL, 0) if life.may_end else (-signal.SIGKILL,)
+        if self.daemon is not None and self.daemon.process.returncode not in expected:
             life.wrongs.append(f"the daemon ended with {self.daemon.process.returncode}")
         self.start_daemon()
 

@@ -1,6 +1,6 @@
 """A deterministic sample of `make crash`: real processes are killed, and every call of theirs fails.
 
-The whole: `python -m tests.crash.process_matrix` and `python -m tests.crash.process_faults`.
+The whole: `python -m tests.crash.process_matrix`, `process_faults` and `process_signals`.
 """
 
 import random
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rekeyd.demo.emulator import Delay, Hold
 from rekeyd.demo.openbao import OpenBaoServer
-from tests.crash import process_faults
+from tests.crash import process_faults, process_signals
 from tests.crash.process_runs import Killed, Result, run
 from tests.crash.process_world import Call, Moment
 
@@ -28,7 +28,17 @@ _KILLS = (
 )
 
 
-def _said(results: list[Result[Killed]] | list[Result[process_faults.Failing]]) -> str:
+_SIGNALS = (
+    process_signals.Signalled(_PUBLISH, process_signals.LOST),
+    process_signals.Signalled(_PUBLISH, "SIGHUP, fields"),
+    process_signals.Signalled(_CREATE, "SIGHUP, path"),
+    process_signals.Signalled(_PUBLISH, process_signals.SIGTERM, "rollback"),
+)
+
+
+def _said(
+    results: list[Result[Killed]] | list[Result[process_faults.Failing]] | list[Result[process_signals.Signalled]],
+) -> str:
     return "\n".join(f"{result.case}: {text}" for result in results for text in result.wrongs)
 
 
@@ -52,3 +62,10 @@ def test_a_call_that_fails_in_a_sampled_way_breaks_no_promise(openbao: OpenBaoSe
     assert _said(results) == ""
     assert len(results) == len(chosen)
     assert sum(result.struck for result in results) >= len(chosen)
+
+
+def test_a_signal_in_the_middle_of_a_step_loses_nothing(openbao: OpenBaoServer, tmp_path: Path) -> None:
+    results = list(run(_SIGNALS, openbao, tmp_path, workers=_WORKERS, batch=2))
+    assert _said(results) == ""
+    assert len(results) == len(_SIGNALS)
+    assert all(result.struck >= 1 for result in results)

