@@ -65,6 +65,7 @@ class Signalled:
             world.daemon.process.send_signal(signal.SIGTERM if self._edit is None else signal.SIGHUP)
 
         life.may_end = self._edit is None
+        life.reloads = _reloads(world)
         world.fault(self.call, life, do=Calling(send), when="after")
         if self.way == LOST:
             world.fault(self.call, life, do=Drop(), when="after")
@@ -78,16 +79,20 @@ class Signalled:
         daemon, sent = world.daemon, life.rules[0].hit
         assert daemon is not None
         assert self._edit is not None
-        reloads = sum(line["event"] == "config.reloaded" for line in daemon.events)
         eventually(lambda: sent.is_set() or world.at_rest(life), "the call", limit=REST_LIMIT_SECONDS, alive=daemon)
         if not sent.is_set():
             return
-        daemon.wait_for_event("config.reloaded", count=max(reloads, 1))
+        daemon.wait_for_event("config.reloaded", count=life.reloads + 1)
         ends = time.monotonic() + _CHANGED_SECONDS
         eventually(lambda: time.monotonic() > ends, "time", alive=daemon)
         usual, changed = self._edit
         world.stand.config.write_text(world.stand.config.read_text().replace(changed, usual))
         daemon.process.send_signal(signal.SIGHUP)
+
+
+def _reloads(world: CrashWorld) -> int:
+    events = [] if world.daemon is None else world.daemon.events
+    return sum(line["event"] == "config.reloaded" for line in events)
 
 
 def cases(calls: Iterable[Call], cycle: str) -> Iterator[Signalled]:

@@ -123,6 +123,8 @@ class Life:
     first_key: str | None = None
     may_end: bool = False
     """The daemon is asked to end in it: that it does, with 0, is no fault."""
+    reloads: int = 0
+    """How often the daemon had read its configuration again when the life was armed with a signal."""
     aws_from: int = 0
     vault_from: int = 0
     command: Running | None = None
