@@ -241,7 +241,8 @@ _REMEDIES = {
     ),
     FindingReason.SECRET_ID_INTERCEPTED: (
         "destroy the secret_id (vault write auth/approle/role/ROLE/secret-id-accessor/destroy), look for the unwrap in "
-        "Vault's audit log, and deliver a new wrapping token"
+        "Vault's audit log, and deliver a new wrapping token; "
+        "https://developer.hashicorp.com/vault/docs/concepts/response-wrapping"
     ),
     FindingReason.LEFT_PLACE_NOT_EMPTIED: (
         "point whoever still reads there to the new place, then remove the pair there with all its versions (vault kv "
@@ -329,7 +330,7 @@ _REFUSAL_REMEDIES = {
     Reason.PATH_COLLISION: "make vault.path tell the two users apart; check with: rekeyd config check",
     Reason.PATH_UNCERTAIN: (
         "let rekeyd list the users of every account again (rekeyd status says which fails), "
-        "or put {{account_id}} into the path"
+        "or let the path name the account"
     ),
     Reason.BAD_PATH: "correct vault.path or the user's tags; check with: rekeyd config check",
     Reason.VAULT_MOVED: (
