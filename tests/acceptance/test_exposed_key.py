@@ -33,6 +33,13 @@ def session_of(stand: Stand, key_id: str) -> Any:
     return stand.aws.client_with("iam", made["AccessKeyId"], made["SecretAccessKey"], token=made["SessionToken"])
 
 
+def federated_session_of(stand: Stand, key_id: str) -> Any:
+    """The same of GetFederationToken."""
+    sts = stand.aws.client_with("sts", key_id, stand.aws.secret_of(key_id))
+    made = sts.get_federation_token(Name="guest")["Credentials"]
+    return stand.aws.client_with("iam", made["AccessKeyId"], made["SecretAccessKey"], token=made["SessionToken"])
+
+
 def refusal(client: Any) -> str | None:
     try:
         client.list_users()
@@ -45,10 +52,10 @@ def test_an_exposed_key_is_replaced_its_sessions_are_denied_and_its_roles_named_
     stand: Stand, exposed: SeededUser, record_property: Any
 ) -> None:
     old = exposed.key.access_key_id
-    stolen = session_of(stand, old)
+    stolen, guest = session_of(stand, old), federated_session_of(stand, old)
     role = stand.aws.add_role(HUB, "deployer")
     stand.aws.client_with("sts", old, stand.aws.secret_of(old)).assume_role(RoleArn=role, RoleSessionName="thief")
-    assert refusal(stolen) is None
+    assert (refusal(stolen), refusal(guest)) == (None, None)
     began = time.monotonic()
     ran = stand.run(*ROTATE, *operator(stand))
     took = time.monotonic() - began
@@ -58,7 +65,7 @@ def test_an_exposed_key_is_replaced_its_sessions_are_denied_and_its_roles_named_
     assert ran.document["rotations"][0]["outcome"] == "published"
     assert stand.aws.key(old).status == "Inactive"
     assert stand.serves_a_live_pair("ci")
-    assert refusal(stolen) == "AccessDenied"
+    assert (refusal(stolen), refusal(guest)) == ("AccessDenied", "AccessDenied")
     (cut,) = ran.document["sessions"]
     assert (cut["outcome"], cut["user_name"]) == ("revoked", "ci")
     assert [(each["role_arn"], each["session_name"], each["signed_by"]) for each in cut["roles"]] == [
@@ -67,7 +74,8 @@ def test_an_exposed_key_is_replaced_its_sessions_are_denied_and_its_roles_named_
     # Keys are not touched, and sessions made from now on with the new one are good.
     new = stand.held_id("ci")
     assert new is not None
-    eventually(lambda: refusal(session_of(stand, new)) is None or None, "a new session that is not denied")
+    for of in (session_of, federated_session_of):
+        eventually(lambda of=of: refusal(of(stand, new)) is None or None, "a new session that is not denied")  # type: ignore[misc]
     events = [each["event"] for each in stand.run("history", "--user", "ci", "--json").document["events"]]
     assert [each for each in events if each.startswith("sessions.")] == ["sessions.revoking", "sessions.revoked"]
     assert took < 30

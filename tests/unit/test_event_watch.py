@@ -1,9 +1,10 @@
 """The watch over the event queue: what is made of polls that fail, and when people are told."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import permutations
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,13 +14,19 @@ from rekeyd.adapters.aws_events import QueueMessage
 from rekeyd.adapters.journal import open_journal
 from rekeyd.app import App
 from rekeyd.config import Config
-from rekeyd.core.model import AccountId
+from rekeyd.core.model import AccountId, UserId
+from rekeyd.core.reasons import Reason
+from rekeyd.core.state import State
 from rekeyd.daemon.accounts import AccountWork
 from rekeyd.daemon.events import EventWatch
 from rekeyd.daemon.parts import Parts
 from rekeyd.daemon.schedule import Schedule
 from rekeyd.errors import AccessDeniedError, Error, JournalError, TemporaryError
-from tests.unit.test_cloudtrail import ROOT, event
+from rekeyd.fleet.alarms import AlarmKeeper
+from rekeyd.fleet.posture import Part
+from rekeyd.ports import PrincipalStatus
+from tests.rig import Rig
+from tests.unit.test_cloudtrail import KEY, ROOT, event, made
 from tests.world.clock import VirtualClock
 
 ACCOUNT = AccountId("111122223333")
@@ -66,20 +73,25 @@ class Bench:
     """What alarms were told: whether there is a problem."""
     again_in: list[timedelta] = field(default_factory=list)
     looks: list[tuple[str, list[str]]] = field(default_factory=list)
+    at_root: Callable[[AccountId, Collection[Part]], object] = lambda _account_id, _anew: None
+    """What a look at a root user does besides."""
     deaf: bool = False
     """The journal does not take what is told."""
 
     def __post_init__(self) -> None:
+        self.journal = open_journal("sqlite://", instance="test", clock=self.clock)
         app = SimpleNamespace(
             clock=self.clock,
-            journal=open_journal("sqlite://", instance="test", clock=self.clock),
+            journal=self.journal,
             config=cast("Config", object()),
             cloud=None,
             fleet=SimpleNamespace(events_looked_at=self._tell),
         )
         schedule = SimpleNamespace(once=lambda _name, at, _work, **_: self.again_in.append(at - self.clock.now()))
         accounts = SimpleNamespace(
-            watched=(ACCOUNT,), look_at_root=lambda account_id, *, anew: self.looks.append((account_id, sorted(anew)))
+            watched=(ACCOUNT,),
+            look_at_root=self._look_at_root,
+            look_at_users=lambda account_id, names: self.looks.append((account_id, list(names))),
         )
         self.watch = EventWatch(
             Parts(cast("App", app)),
@@ -90,6 +102,29 @@ class Bench:
 
     def read(self) -> None:
         self.watch.read()
+
+    def manage(self, user_name: str) -> None:
+        self.journal.save_status(
+            PrincipalStatus(
+                account_id=ACCOUNT,
+                user_name=user_name,
+                user_id=UserId("AIDACI"),
+                policy="default",
+                state=State.DUE,
+                reason=Reason.DUE,
+                message="",
+                held_access_key_id=None,
+                old_access_key_id=None,
+                held_created_at=None,
+                oldest_active_at=None,
+                next_at=None,
+                looked_at=self.clock.now(),
+            )
+        )
+
+    def _look_at_root(self, account_id: AccountId, *, anew: Collection[Part]) -> None:
+        self.looks.append((account_id, sorted(anew)))
+        self.at_root(account_id, anew)
 
     def _tell(self, problem: Error | None) -> None:
         if self.deaf:
@@ -181,3 +216,52 @@ def test_a_use_of_the_root_user_asks_cloudtrail_again_until_it_must_have_shown_i
         bench.clock.advance(SECOND)
         bench.watch.look()
     assert bench.looks[1:] == [(ACCOUNT, ["trail"])] * 7
+
+
+def test_a_sign_in_of_the_root_user_is_an_alarm_as_soon_as_cloudtrail_shows_it() -> None:
+    rig = Rig()
+    account = rig.world.account(ACCOUNT)
+    alarms = AlarmKeeper(journal=rig.port, clock=rig.world.clock, repeat_every=timedelta(hours=4))
+    fleet = rig.fleet(alarms)
+    fleet.check_root(ACCOUNT)
+    signed_in_at = rig.world.clock.now()
+    sign_in = event("ConsoleLogin", ROOT, eventSource="signin.amazonaws.com", eventType="AwsConsoleSignIn")
+    bench = Bench(Queue(polls=[[sign_in]]), at_root=lambda account_id, anew: fleet.check_root(account_id, anew=anew))
+    bench.read()
+    known_after = None
+    for minute in range(1, 30):
+        rig.world.clock.advance(timedelta(minutes=1))
+        bench.clock.advance(timedelta(minutes=1))
+        # Its event history is minutes late.
+        account.root_seen_used_at = signed_in_at if minute >= 7 else None
+        bench.watch.look()
+        if known_after is None and [each.reason for each in alarms.open_alarms()] == ["root_used"]:
+            known_after = minute
+    # Without the message it would be known at the end of the hour.
+    assert known_after == 9
+
+
+def test_disorder_is_harmless() -> None:
+    root_made = event("CreateAccessKey", ROOT)
+    root_deleted = event("DeleteAccessKey", ROOT, requestParameters={"accessKeyId": KEY})
+    ci_made = event("CreateAccessKey", **made())
+    ci_deleted = event("DeleteAccessKey", requestParameters={"userName": "ci", "accessKeyId": KEY})
+    for order in permutations((root_made, root_deleted, ci_made, ci_deleted)):
+        # One comes alone, two at once soon after, the last one late. An empty poll ends each reading.
+        bench = Bench(Queue(polls=[order[:1], (), order[1:3], (), order[3:], ()]))
+        bench.manage("ci")
+        heard: dict[str, int] = {}
+        looked: dict[str, int] = {}
+        for second in range(100):
+            before = len(bench.looks)
+            for when, messages in ((0, order[:1]), (3, order[1:3]), (40, order[3:])):
+                if second == when:
+                    bench.read()
+                    heard |= {"root" if each in (root_made, root_deleted) else "ci": second for each in messages}
+            bench.watch.look()
+            looked |= {"ci" if names == ["ci"] else "root": second for _, names in bench.looks[before:]}
+            bench.clock.advance(SECOND)
+        # No message is believed, so what counts is a look after the last one; that sees what is there.
+        assert bench.watch.meanings == {"look": 4}
+        assert looked.keys() == heard.keys() == {"root", "ci"}
+        assert all(looked[who] >= heard[who] for who in heard), (heard, looked)
