@@ -47,6 +47,7 @@ _LATE_SECONDS = 2.0
 _KILL_LIMIT_SECONDS = 10.0
 _CONSUMER_INTERVAL_SECONDS = 0.1
 _OPERATION = "rekeyd-op/"
+VERIFY_TIMEOUT_SECONDS = 20
 _PACE: dict[str, object] = {
     "overlap": "0.5s",
     "quarantine": "0.5s",
@@ -55,7 +56,7 @@ _PACE: dict[str, object] = {
     "max_age": "90d",
     "unused_for": "0s",
     "verify_first": "0s",
-    "verify_timeout": "20s",
+    "verify_timeout": f"{VERIFY_TIMEOUT_SECONDS}s",
     "publish_timeout": "10s",
 }
 # AWS as it is, but in seconds: a pair that is published before it was proven fails its consumer, who polls faster than

@@ -33,12 +33,14 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code: 0, or 1 with a message on stderr, which the SDK shows. For a process of its own."""
+    from rekeyd import logs
     from rekeyd.adapters.hardening import forbid_core_dumps
     from rekeyd.errors import Error
 
     given = _parser().parse_args(arguments)
     if sys.stdout.isatty():
         return _failed("the secret access key is not printed on a terminal", "it is for an SDK, or a pipe")
+    logs.configure(style="console", level="warning")  # stdout is for the SDK alone
     try:
         forbid_core_dumps()
         document = _document(given)
