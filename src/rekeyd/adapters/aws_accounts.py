@@ -4,11 +4,12 @@ An account that the configuration names wins over the same one of the organizati
 credentials is entered with those, for a management account has no role of the members.
 """
 
+import re
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from rekeyd.adapters.aws_errors import Call, ask
+from rekeyd.adapters.aws_errors import Call, ask, turned
 from rekeyd.adapters.aws_iam import AwsIam
 from rekeyd.adapters.aws_session import AwsSessions, AwsSettings, OrganizationSettings
 from rekeyd.adapters.aws_sts import AwsSts
@@ -17,6 +18,13 @@ from rekeyd.ports import Accounts, Clock
 
 # https://docs.aws.amazon.com/organizations/latest/APIReference/API_ListAccounts.html
 _PAGE = 20
+_ACCOUNT_ID = re.compile(r"[0-9]{12}")
+
+
+class _Member(NamedTuple):
+    account_id: AccountId
+    name: str
+    state: str
 
 
 class AwsCloud:
@@ -68,13 +76,10 @@ class AwsCloud:
         watched = list(named)
         unwatched: dict[AccountId, str] = {}
         members = self._members()
-        self._names = {AccountId(each["Id"]): each["Name"] for each in members if each.get("Name")}
-        for account in members:
-            account_id = AccountId(account["Id"])
+        self._names = {account_id: name for account_id, name, _ in members if name}
+        for account_id, _, state in members:
             if account_id in named:
                 continue
-            # Not Status: AWS announced its end for 2026-09-09.
-            state = account.get("State")
             if account_id in organization.exclude_accounts:
                 unwatched[account_id] = "excluded by aws.organization.exclude_accounts"
             elif state != "ACTIVE":
@@ -83,17 +88,25 @@ class AwsCloud:
                 watched.append(account_id)
         return Accounts(watched=tuple(watched), unwatched=unwatched)
 
-    def _members(self) -> list[Any]:
-        def read() -> list[Any]:
+    def _members(self) -> list[_Member]:
+        def read() -> list[_Member]:
             organizations = self._sessions.organizations()
-            members: list[Any] = []
+            members: list[_Member] = []
             more: dict[str, Any] = {}
             while True:
                 page = organizations.list_accounts(MaxResults=_PAGE, **more)
-                members += page["Accounts"]
+                members += [_member(account) for account in page["Accounts"]]
                 # A page may be empty and still not be the last.
                 if not page.get("NextToken"):
                     return members
-                more = {"NextToken": page["NextToken"]}
+                more = turned({"NextToken": page["NextToken"]}, more)
 
         return ask(Call(action="organizations:ListAccounts", account_id=None), read)
+
+
+def _member(account: Any) -> _Member:
+    """Half a list would leave an account unwatched without a word, so one that has no number spoils all of it."""
+    if not _ACCOUNT_ID.fullmatch(account["Id"]):
+        raise ValueError("an account of the organization has no number")
+    # Not Status: AWS announced its end for 2026-09-09.
+    return _Member(AccountId(account["Id"]), str(account.get("Name") or ""), str(account.get("State") or ""))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from rekeyd.adapters.aws_errors import Call, ask
+from rekeyd.adapters.aws_errors import Call, ask, turned
 from rekeyd.adapters.aws_session import AwsSessions
 from rekeyd.core.model import AccountId, Principal
 from rekeyd.errors import Error
@@ -53,7 +53,7 @@ def simulated(
                 verdicts[each["EvalActionName"]] = each["EvalDecision"] == "allowed"
             if not answer.get("IsTruncated"):
                 return verdicts
-            marker = {"Marker": answer["Marker"]}
+            marker = turned({"Marker": answer["Marker"]}, marker)
 
     try:
         verdicts = ask(Call(action="iam:SimulatePrincipalPolicy", account_id=account_id), read)

@@ -11,7 +11,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -107,6 +107,13 @@ def ask(call: Call, function: Callable[[], T]) -> T:
     except FOREIGN as error:
         failure = read_failure(error, call)
     raise failure
+
+
+def turned(page: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """How to ask for this page after that one. A list whose next page is the same one again would never end."""
+    if page == before:
+        raise TypeError("the next page of the list is the same one again")
+    return page
 
 
 def read_failure(error: Exception, call: Call) -> Error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from rekeyd.adapters.aws_errors import Call, ask, code_of
+from rekeyd.adapters.aws_errors import Call, ask, code_of, turned
 from rekeyd.adapters.aws_session import AwsSessions
 from rekeyd.core.cloudtrail import EXPOSURE_CODES
 from rekeyd.core.model import AccessKeyId, AccountId, KeyStatus
@@ -88,7 +88,10 @@ class AwsHealth:
                     return [], _NO_PLAN
                 raise
             # Indexed: a missing list is a broken answer, not "none".
-            return page[member], page.get("nextToken")
+            token = page.get("nextToken")
+            if token:
+                turned({"nextToken": token}, more)
+            return page[member], token
 
         while True:
             entries, token = ask(call, read)

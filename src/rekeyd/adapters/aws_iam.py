@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from rekeyd.adapters.aws_errors import FOREIGN, Call, blames_own_credentials, change_failure, code_of, read_failure
+from rekeyd.adapters.aws_errors import (
+    FOREIGN,
+    Call,
+    blames_own_credentials,
+    change_failure,
+    code_of,
+    read_failure,
+    turned,
+)
 from rekeyd.adapters.aws_health import AwsHealth
 from rekeyd.adapters.aws_report import parse_report
 from rekeyd.adapters.aws_rights import rights_of
@@ -256,7 +264,7 @@ class AwsIam:
                 policies += answer["Policies"]
                 if not answer.get("IsTruncated"):
                     return rights_of(users, groups, policies)
-                marker = {"Marker": _text(answer["Marker"])}
+                marker = turned({"Marker": _text(answer["Marker"])}, marker)
 
         return self._read("GetAccountAuthorizationDetails", read)
 
@@ -331,7 +339,7 @@ class AwsIam:
                         found[key_id] = operation_id if operation_id in ours else None
                 if not page.get("NextToken"):
                     return found
-                more = {"NextToken": page["NextToken"]}
+                more = turned({"NextToken": page["NextToken"]}, more)
 
         return self._ask(call, read)
 
@@ -417,7 +425,7 @@ def _pages(page: Callable[[dict[str, str]], Any], member: str) -> Iterator[Any]:
         yield from answer[member]
         if not answer.get("IsTruncated"):
             return
-        marker = {"Marker": _text(answer["Marker"])}
+        marker = turned({"Marker": _text(answer["Marker"])}, marker)
 
 
 def _access_key(key: Any) -> AccessKey:

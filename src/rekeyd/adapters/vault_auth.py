@@ -16,7 +16,7 @@ from hvac.api.auth_methods import Token
 from rekeyd.adapters.vault_client import Line, answered, sealed_hint
 from rekeyd.adapters.vault_logged_in import LOOK_AGAIN, RETRY, LoggedIn
 from rekeyd.adapters.vault_logins import LineFor, read_secret_file, unreadable
-from rekeyd.adapters.vault_read import timestamp
+from rekeyd.adapters.vault_read import seconds, timestamp
 from rekeyd.adapters.vault_settings import TokenFileAuth, VaultSettings
 from rekeyd.adapters.vault_wire import Wire
 from rekeyd.core.events import Event
@@ -103,13 +103,17 @@ class TokenFile:
                 or "check the agent that writes the file, or grant the token auth/token/lookup-self",
             )
             return now + (LOOK_AGAIN if found.status == 403 else RETRY)
+        try:
+            ttl, creation_ttl = seconds(seen.get("ttl")), seconds(seen.get("creation_ttl"))
+            ends_at = timestamp(seen["expire_time"]) if seen.get("expire_time") else None
+        except ValueError:
+            self.problem = TemporaryError(f"what was answered about the Vault token in {self._path} has no valid time")
+            return now + RETRY
         self.problem = None
-        ttl, creation_ttl = int(seen.get("ttl") or 0), int(seen.get("creation_ttl") or 0)
-        expires = seen.get("expire_time")
         with self._lock:
             self._looked_up = token
-            self._ends_at = timestamp(expires) if expires else None
-        if not expires:
+            self._ends_at = ends_at
+        if ends_at is None:
             return now + LOOK_AGAIN
         if seen.get("renewable") and ttl < creation_ttl / 3:
             self._renew(token, now)
@@ -118,8 +122,11 @@ class TokenFile:
     def _renew(self, token: Secret, now: datetime) -> None:
         with contextlib.suppress(TemporaryError, OutcomeUnknownError, RefusedError):
             answer = Token(self._lines(token)).renew_self()
-            lease = (answer.part("auth") or {}).get("lease_duration")
-            if answer.ok and isinstance(lease, int) and lease > 0:
+            try:
+                lease = seconds((answer.part("auth") or {}).get("lease_duration"))
+            except ValueError:
+                return
+            if answer.ok and lease:
                 with self._lock:
                     self._ends_at = now + timedelta(seconds=lease)
                 log.debug(Event.VAULT_RENEWED, lease_seconds=lease)

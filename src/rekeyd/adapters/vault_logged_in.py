@@ -15,6 +15,7 @@ from hvac.api.auth_methods import Token
 
 from rekeyd.adapters.vault_client import answered, sealed_hint
 from rekeyd.adapters.vault_logins import WORD, LineFor, Login, WrappedAppRoleLogin, login_of
+from rekeyd.adapters.vault_read import seconds
 from rekeyd.adapters.vault_settings import LoginAuth, VaultSettings
 from rekeyd.adapters.vault_tries import Credential, Tries
 from rekeyd.adapters.vault_wire import Answer
@@ -211,9 +212,13 @@ class LoggedIn:
         answer: Answer = Token(self._lines(grant.token)).renew_self()
         if answer.status in {429, 472, 473, 502, 503, 504}:
             raise TemporaryError(f"the Vault token could not be renewed ({answered(answer)})", hint=sealed_hint(answer))
-        lease = (answer.part("auth") or {}).get("lease_duration")
+        granted = answer.part("auth") or {}
         # Any other refusal means a new login: a deleted role is a 500, a token past its max TTL a 403.
-        if not answer.ok or not isinstance(lease, int):
+        if not answer.ok or "lease_duration" not in granted:
+            return None
+        try:
+            lease = seconds(granted["lease_duration"])
+        except ValueError:
             return None
         if grant.first_lease is not None and timedelta(seconds=lease) < _SHRUNK * grant.first_lease:
             return None
@@ -241,9 +246,13 @@ class LoggedIn:
         token = (auth or {}).get("client_token")
         if not answer.ok or not isinstance(token, str) or not WORD.fullmatch(token):
             raise self._refusal(answer, credential, now)
+        try:
+            grant = _granted(answer, Secret(token), now, before=None)
+        except ValueError:
+            raise TemporaryError(f"the login to Vault by {login.method} was answered without a valid time") from None
         tries.succeeded()
         self.problem = None
-        self.held.grant = _granted(answer, Secret(token), now, before=None)
+        self.held.grant = grant
         log.info(Event.VAULT_LOGIN, method=login.method)
         return self.held.grant
 
@@ -265,9 +274,9 @@ class LoggedIn:
 
 
 def _granted(answer: Answer, token: Secret, now: datetime, *, before: _Grant | None) -> _Grant:
-    """`before`: what is renewed; None: it is the answer to a login."""
+    """`before`: what is renewed; None: it is the answer to a login. Raises ValueError without a valid time."""
     auth = answer.part("auth") or {}
-    lease = timedelta(seconds=int(auth.get("lease_duration") or 0))
+    lease = timedelta(seconds=seconds(auth.get("lease_duration")))
     counted = bool(auth.get("num_uses")) if before is None else before.counted
     if not lease:
         return _Grant(

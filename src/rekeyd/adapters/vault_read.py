@@ -20,6 +20,8 @@ from rekeyd.adapters.vault_fields import check_path
 from rekeyd.adapters.vault_wire import Answer
 from rekeyd.errors import AccessDeniedError, RefusedError
 
+_LONGEST_SECONDS = 1000 * 365 * 86400
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -209,6 +211,15 @@ def _check_kv2(mount: Mapping[str, Any], target: Target, address: str) -> None:
             "versions, so a lost answer or a late request could put an old key over a new one",
             hint=f"use a KV version 2 mount, or upgrade this one: vault kv enable-versioning {target.mount}",
         )
+
+
+def seconds(value: object) -> int:
+    """A time to live; none is 0. Raises ValueError for anything else, and for more than a thousand years."""
+    if value is None:
+        return 0
+    if not isinstance(value, int) or not 0 <= value <= _LONGEST_SECONDS:
+        raise ValueError("no number of seconds")
+    return value
 
 
 def timestamp(text: str) -> datetime:
