@@ -7,13 +7,15 @@ import pytest
 
 from rekeyd.adapters.aws_accounts import AwsCloud
 from rekeyd.adapters.aws_session import AwsSettings
-from rekeyd.core.model import KeyStatus, Proof
+from rekeyd.core.model import AccessKeyId, KeyStatus, Proof, UseUnknown
 from rekeyd.demo.emulator import HUB
-from rekeyd.errors import LimitExceededError
+from rekeyd.errors import LeaseLostError, LimitExceededError, NotFoundError
 from tests.acceptance.stand import eventually
 from tests.contract.aws_sides import MachineClock, emulated
 from tests.live.conftest import AwsSandbox
 from tests.live.sandbox import ACCOUNT, WrongSandboxError, checked_account
+
+UNKNOWN_KEY = AccessKeyId("AKIAXXXXXXXXXXXXXXXX")
 
 
 def passes() -> None:
@@ -39,6 +41,27 @@ def test_a_third_key_is_refused(aws: AwsSandbox) -> None:
         iam.create_access_key(name, operation_id=f"live-{number}", guard=passes)
     with pytest.raises(LimitExceededError, match=name):
         iam.create_access_key(name, operation_id="live-3", guard=passes)
+
+
+def test_a_key_that_is_not_there_is_deleted_and_not_updated(aws: AwsSandbox) -> None:
+    iam, name = aws.cloud.iam(aws.account_id), aws.user_name
+    eventually(lambda: iam.get_user(name), "the user")
+    iam.delete_access_key(name, UNKNOWN_KEY, guard=passes)
+    with pytest.raises(NotFoundError, match=name):
+        iam.update_access_key(name, UNKNOWN_KEY, KeyStatus.INACTIVE, guard=passes)
+    assert isinstance(iam.last_use(UNKNOWN_KEY), UseUnknown)
+
+
+def test_a_guard_that_raises_keeps_a_key_from_being_made(aws: AwsSandbox) -> None:
+    iam, name = aws.cloud.iam(aws.account_id), aws.user_name
+    eventually(lambda: iam.get_user(name), "the user")
+
+    def stops() -> None:
+        raise LeaseLostError("another holder")
+
+    with pytest.raises(LeaseLostError, match="another holder"):
+        iam.create_access_key(name, operation_id="live-1", guard=stops)
+    assert iam.list_access_keys(name) == ()
 
 
 def test_what_a_scan_reads_is_readable(aws: AwsSandbox) -> None:

@@ -39,6 +39,22 @@ def test_a_write_with_an_old_version_is_refused(vault: VaultSandbox) -> None:
         _publish(vault, pair(NEW), cas=0)
 
 
+def test_a_burn_moves_the_version_and_keeps_the_pair(vault: VaultSandbox) -> None:
+    _publish(vault, pair(OLD), cas=0)
+    assert vault.vault.burn(vault.place, cas=1, guard=unguarded) == 2
+    assert vault.vault.read_pair(vault.place, 2) == pair(OLD)
+    with pytest.raises(ConflictError):
+        _publish(vault, pair(NEW), cas=1)
+
+
+def test_the_history_names_the_key_of_each_version(vault: VaultSandbox) -> None:
+    _publish(vault, pair(OLD), cas=0)
+    _publish(vault, pair(NEW), cas=1)
+    history = vault.vault.history(vault.place)
+    assert history is not None
+    assert [(seen.version, seen.access_key_id) for seen in history.versions] == [(1, OLD), (2, NEW)]
+
+
 def test_a_mount_that_was_not_named_is_refused() -> None:
     assert named({MOUNT: "rekeyd-tests"}, MOUNT) == "rekeyd-tests"
     for environment in ({}, {MOUNT: ""}, {"VAULT_ADDR": "https://vault.example:8200"}):
