@@ -88,15 +88,20 @@ def running_below(tmp: Path) -> list[int]:
     return found
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """One demo to its end; several tests look at it."""
-    tmp = tmp_path_factory.mktemp("demo") / "tmp"
+def test_the_demo_tells_its_story_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """One test for all that is told of one demo: it takes a minute, and tests on several workers would each run it."""
+    tmp = tmp_path / "tmp"
     with demo(tmp) as process:
-        return told(process, tmp)
+        whole = told(process, tmp)
+    _the_demo_ends_as_it_must(whole)
+    _every_user_that_must_rotate_has_another_key(whole)
+    _every_consumer_made_calls_and_none_failed(whole)
+    _whoever_is_refused_is_told_why(whole)
+    _the_story_is_told_in_lines_without_a_terminal(whole)
+    _nothing_is_left_when_it_has_ended(whole)
 
 
-def test_the_demo_ends_as_it_must(whole: Told) -> None:
+def _the_demo_ends_as_it_must(whole: Told) -> None:
     wrong = [check for check in whole.summary["checks"] if not check["ok"]]
 
     assert not wrong, whole.err[-6000:]
@@ -104,7 +109,7 @@ def test_the_demo_ends_as_it_must(whole: Told) -> None:
     assert whole.summary["ok"] is True
 
 
-def test_every_user_that_must_rotate_has_another_key(whole: Told) -> None:
+def _every_user_that_must_rotate_has_another_key(whole: Told) -> None:
     rotations = {each["user_name"]: each for each in whole.summary["rotations"]}
 
     assert set(rotations) == {actor.name for actor in CAST if actor.end is not End.UNTOUCHED}
@@ -113,7 +118,7 @@ def test_every_user_that_must_rotate_has_another_key(whole: Told) -> None:
         assert rotation["old_key"] == ("active" if name == COPIED.name else "deleted")
 
 
-def test_every_consumer_made_calls_and_none_failed(whole: Told) -> None:
+def _every_consumer_made_calls_and_none_failed(whole: Told) -> None:
     consumers = whole.summary["consumers"]
 
     assert len(consumers) == sum(actor.consumed for actor in CAST) + 1  # and the one with a copy
@@ -121,7 +126,7 @@ def test_every_consumer_made_calls_and_none_failed(whole: Told) -> None:
     assert sum(consumer["failures"] for consumer in consumers) == 0
 
 
-def test_whoever_is_refused_is_told_why(whole: Told) -> None:
+def _whoever_is_refused_is_told_why(whole: Told) -> None:
     said = {each["user_name"]: each["message"] for each in whole.summary["refused"]}
 
     assert "neither Vault nor the journal explains" in said["partner-api"]
@@ -131,13 +136,13 @@ def test_whoever_is_refused_is_told_why(whole: Told) -> None:
     assert "deleted in Vault" in said["chat-bot"]
 
 
-def test_the_story_is_told_in_lines_without_a_terminal(whole: Told) -> None:
+def _the_story_is_told_in_lines_without_a_terminal(whole: Told) -> None:
     assert "\x1b" not in whole.err
     for line in ("rotate-now backup", "orphan found", f"account {AWAY}", "everybody is at rest"):
         assert line in whole.err
 
 
-def test_nothing_is_left_when_it_has_ended(whole: Told) -> None:
+def _nothing_is_left_when_it_has_ended(whole: Told) -> None:
     assert whole.left == []
     assert whole.running == []
 

@@ -120,7 +120,7 @@ def test_after_good_answers_the_change_is_sent(aws: tuple[Server, AwsCloud], ste
 
 @pytest.mark.parametrize("step", NEXT)
 @given(read=st.sampled_from(READS), status=aws_statuses, body=aws_bodies)
-@hypothesis_settings(MANY, max_examples=20)
+@hypothesis_settings(MANY, max_examples=8)
 def test_after_an_answer_that_is_none_no_key_is_changed(
     aws: tuple[Server, AwsCloud], step: str, read: str, status: int, body: bytes
 ) -> None:
