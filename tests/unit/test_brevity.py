@@ -42,3 +42,30 @@ def test_the_first_words_are_all_that_is_left_of_a_long_line() -> None:
     assert cut("four words and more", within(11)) == "four words…"
     assert cut("four words", within(10)) == "four words"
     assert cut("four", within(0)) == ""
+
+
+def test_paragraphs_stand_apart_and_the_rest_is_counted() -> None:
+    assert written(["one", "two"], 0) == "one\n\ntwo"
+    assert written(["one"], 1) == f"one\n\nand 1 more. {ALL_OF_THEM}"
+    assert written([], 2) == f"and 2 more. {ALL_OF_THEM}"
+
+
+def test_nothing_to_say_is_said_in_no_words() -> None:
+    assert shortened((), 3, within(99)) == ""
+
+
+@pytest.mark.parametrize("most", range(1, 12))
+def test_a_line_is_cut_as_late_as_it_fits(most: int) -> None:
+    line = "abcdefghijkl"
+    assert cut(line, within(most)) == ("" if most == 1 else f"{line[: most - 1]}…")
+
+
+def test_a_line_that_may_be_one_shorter_loses_two_and_gains_the_mark() -> None:
+    assert cut("abcd", within(3)) == "ab…"
+
+
+@pytest.mark.parametrize("most", range(18, 40))
+def test_the_first_lines_are_as_many_as_fit(most: int) -> None:
+    lines = [f"line {number}" for number in range(8)]
+    kept = max(kept for kept in range(8) if len("\n".join([*lines[:kept], "…"])) <= most)
+    assert shortened(("\n".join(lines),), 0, within(most)) == "\n".join([*lines[:kept], "…"])

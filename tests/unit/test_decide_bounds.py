@@ -1,7 +1,7 @@
 """The corners of the decision table: rare combinations, the instant of every bound, and each field of an answer."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -42,7 +42,7 @@ from rekeyd.core.model import (
 )
 from rekeyd.core.policy import Adopt, Attribution, Orphans, Policy, Repair, SpareKey, StillUsed
 from rekeyd.core.reasons import Reason
-from rekeyd.core.retire import retire
+from rekeyd.core.retire import held_too_long_since, retire
 from rekeyd.core.unfinished import remove_unpublished
 from tests.unit.test_decide import (
     AGED,
@@ -844,3 +844,20 @@ def test_an_unpublished_key_is_left_alone_while_vault_is_unreadable() -> None:
     new = key(NEW, age=DAY)
     seen = see(new, vault=VaultUnreadable("sealed"), history=history(OLD, OLD, first=4))
     assert remove_unpublished(seen, new, R1, OURS) == Refuse(reason=Reason.VAULT_UNREADABLE, key_id=NEW)
+
+
+HELD = replace(POLICY, overlap=7 * DAY, max_hold=30 * DAY)
+
+
+@pytest.mark.parametrize("why", RetireWhy)
+@pytest.mark.parametrize(
+    ("age", "since"),
+    [(37 * DAY - SECOND, None), (37 * DAY, NOW - 30 * DAY), (40 * DAY, NOW - 33 * DAY)],
+    ids=["a second before max_hold", "at max_hold", "three days later"],
+)
+def test_a_key_is_held_too_long_from_max_hold_after_its_overlap(
+    why: RetireWhy, age: timedelta, since: datetime | None
+) -> None:
+    by_its_use = why in (RetireWhy.OVERLAP, RetireWhy.SUPERSEDED, RetireWhy.ROLLED_BACK)
+    retirement = Retirement(why=why, started_at=NOW - age)
+    assert held_too_long_since(HELD, retirement, NOW) == (since if by_its_use else None)
