@@ -410,12 +410,16 @@ class AccountJournal(Protocol):
         principal: Principal,
         key_id: AccessKeyId,
         *,
+        before: Place,
         to: Place,
         version: int,
         version_created_at: datetime,
         at: datetime,
     ) -> None:
-        """The held pair stands at `to` and was proven there. No clock changes; the place before is a LeftPlace."""
+        """The held pair stands at `to` and was proven there. No clock changes; the place before is a LeftPlace.
+
+        For a pair that rekeyd had not published, it is from now on as if it had.
+        """
 
     def burned(self, principal: Principal, rotation_id: RotationId, *, version: int, at: datetime) -> None: ...
 

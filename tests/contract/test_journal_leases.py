@@ -53,7 +53,7 @@ STEPS: dict[str, Callable[[SqlAccountJournal], object]] = {
     "change_done": lambda a: a.change_done(CI, OLD, verb="delete", at=NOW),
     "seen_active": lambda a: a.seen_active(CI, OLD, at=NOW),
     "move_intended": lambda a: a.move_intended(CI, NEW, to=PLACE, cas=0, at=NOW),
-    "moved": lambda a: a.moved(CI, NEW, to=PLACE, version=1, version_created_at=NOW, at=NOW),
+    "moved": lambda a: a.moved(CI, NEW, before=PLACE, to=PLACE, version=1, version_created_at=NOW, at=NOW),
     "change_failed": lambda a: a.change_failed(CI, OLD, verb="delete", detail="no", at=NOW),
     "settle_pending": lambda a: a.settle_pending(CI, OLD, verb="delete", happened=True, at=NOW),
     "proven": lambda a: a.proven(CI, anchor=anchor(), at=NOW),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rekeyd import logs
-from rekeyd.core.model import AccessKeyId, AccountId, KeyStatus, Place, Principal
+from rekeyd.core.model import AccessKeyId, AccountId, Asked, KeyStatus, Place, Principal
 from rekeyd.core.policy import Adopt, Attribution, Orphans
 from rekeyd.core.reasons import Reason
 from rekeyd.core.state import State
@@ -393,6 +393,26 @@ def test_a_user_renamed_before_its_first_rotation_keeps_the_key_that_consumers_r
     assert rig.world.active_keys(ACCOUNT, "renamed") == 1
     assert rig.world.consumer(held.account_id, "renamed")
     rig.world.check_promises()
+
+
+@pytest.mark.parametrize("wish", [asked(), asked(emergency=True)], ids=["a rotation", "an emergency"])
+def test_whoever_asks_for_a_renamed_user_does_not_end_the_key_that_is_read_under_the_old_name(wish: Asked) -> None:
+    """Found by a simulated year, seeds 2, 4 and 6. rekeyd never published the pair, it only saw it there."""
+    rig = Rig(policy())
+    held = rig.world.user(ACCOUNT, USER, age=10 * DAY)
+    before = rig.world.place(ACCOUNT, USER)
+    rig.work(USER)
+    rig.world.operators.rename_user(ACCOUNT, USER, "renamed")
+    for _ in range(3):
+        rig.world.clock.advance(DAY)
+        rig.serve("renamed", replace(wish, at=rig.world.clock.now()))
+        assert reason(rig) is Reason.VAULT_MOVED
+    assert rig.world.active_keys(ACCOUNT, "renamed") == 1
+    assert rig.world.consumer(held.account_id, "renamed")
+    rig.world.operators.delete_metadata(before)
+    rig.serve("renamed", replace(wish, at=rig.world.clock.now()))
+    assert rig.last is not None
+    assert rig.last.published, "nobody reads there any more"
 
 
 def test_a_user_renamed_in_mid_overlap_is_left_as_it_is() -> None:

@@ -16,7 +16,7 @@ from rekeyd.fleet.left import left_findings
 from rekeyd.fleet.places import Places
 from rekeyd.reconcile.move import Moved, Mover
 from rekeyd.reconcile.rules import Rules
-from tests.rig import ACCOUNT, DAY, SETTLE, Rig, policy
+from tests.rig import ACCOUNT, DAY, SETTLE, Rig, asked, policy
 from tests.world import REGION, Crash, default_place
 from tests.world.points import lost
 
@@ -318,3 +318,55 @@ def test_a_place_of_an_account_that_was_not_scanned_yet_is_taken_all_the_same() 
     assert not places.collides(moving.principal, moving.old)
     reborn = replace(moving.principal, user_id="AIDAREBORN")  # type: ignore[arg-type]
     assert not places.collides(reborn, moving.old), "a user made anew is told apart by other means"
+
+
+# --- a pair that rekeyd only saw, of a user that was renamed ----------------------------------------------------------
+
+
+def test_a_pair_that_was_only_seen_under_the_old_name_is_moved_to_the_new_one() -> None:
+    rig = Rig(FAST)
+    rig.world.user(ACCOUNT, "ci", age=10 * DAY)
+    (key,) = rig.world.keys(ACCOUNT, "ci")
+    old = rig.world.place(ACCOUNT, "ci")
+    rig.look("ci")
+    rig.world.operators.rename_user(ACCOUNT, "ci", "build")
+    renamed = rig.world.state(ACCOUNT, "build").principal
+    mover = Mover(
+        cloud=rig.world.cloud,
+        vault=rig.world.vault,
+        clock=rig.world.clock,
+        rules=rig.reconciler.observer.rules,
+        collides=lambda _principal, _place: False,
+    )
+    with rig.held() as work:
+        moved = mover.move(work.lease, renamed)
+    assert (moved.key_id, moved.before, moved.after) == (key.id, old, default_place(renamed))
+    assert moved.changed
+    served = rig.world.vault.current(default_place(renamed))
+    assert isinstance(served, VaultHeld)
+    assert served.access_key_id == key.id
+    (left,) = rig.journal.left_places(ACCOUNT)
+    assert left.place == old
+    # From now on it is as if rekeyd had published it there: asked for, it is rotated.
+    rig.world.clock.advance(timedelta(minutes=1))
+    rig.serve("build", asked(at=rig.world.clock.now()))
+    assert rig.last is not None
+    assert rig.last.published
+
+
+def test_a_pair_of_a_renamed_user_that_is_not_there_any_more_cannot_be_moved() -> None:
+    rig = Rig(FAST)
+    rig.world.user(ACCOUNT, "ci", age=10 * DAY)
+    old = rig.world.place(ACCOUNT, "ci")
+    rig.look("ci")
+    rig.world.operators.rename_user(ACCOUNT, "ci", "build")
+    rig.world.operators.delete_metadata(old)
+    mover = Mover(
+        cloud=rig.world.cloud,
+        vault=rig.world.vault,
+        clock=rig.world.clock,
+        rules=rig.reconciler.observer.rules,
+        collides=lambda _principal, _place: False,
+    )
+    with rig.held() as work, pytest.raises(StateError, match="never published a pair"):
+        mover.move(work.lease, rig.world.state(ACCOUNT, "build").principal)

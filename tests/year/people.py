@@ -3,8 +3,9 @@
 import random
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 
-from rekeyd.core.model import KeyStatus, Place, UserId
+from rekeyd.core.model import AccessKeyId, KeyStatus, Place, UserId
 from rekeyd.core.reasons import Reason
 from rekeyd.errors import Error
 from tests.rig import DAY, Rig, asked
@@ -27,6 +28,8 @@ _ACTS = (
     ("ask for an emergency", 0.002),
     ("ask for a rollback", 0.002),
 )
+SEEN_WITHIN = 3 * DAY
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 PATIENCE = 5 * DAY
 """So long a refusal stands before somebody mends it."""
 
@@ -46,6 +49,7 @@ class People:
         self.broke: set[UserId] = set()
         """Whose consumers people broke themselves."""
         self._draw = draw
+        self._woken: dict[AccessKeyId, datetime] = {}
         self._counts = counts
         self._disturbed = disturbed
         self._hire = hire
@@ -87,8 +91,11 @@ class People:
                 self.broke.add(user.user_id)
                 operators.delete_key(held)
             case "reactivate a key" if others:
+                self._woken[others[0].id] = self.world.clock.now()
                 operators.reactivate(others[0].id)
             case "deactivate another key" if others:
+                if self.world.clock.now() - self._woken.get(others[0].id, _LONG_AGO) < SEEN_WITHIN:
+                    return  # back before the daily scan could see it, which stands for an hourly one
                 if held is None:
                     # Of a soft-deleted secret, which somebody may restore: this may be the key that it names.
                     self.broke.add(user.user_id)

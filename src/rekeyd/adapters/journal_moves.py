@@ -8,9 +8,11 @@ from rekeyd.adapters import journal_schema as t
 from rekeyd.adapters.journal_chain import JournalPart, Recorded, append_event
 from rekeyd.adapters.journal_leased import LeasedJournal
 from rekeyd.adapters.journal_schema import is_user, left_place
-from rekeyd.core.model import AccessKeyId, AccountId, Place, Principal
-from rekeyd.errors import JournalError
+from rekeyd.core.model import AccessKeyId, AccountId, Place, Principal, RotationId
 from rekeyd.ports import Anchored, LeftPlace
+
+MOVED = RotationId("moved")
+"""Stands for the rotation of a pair that rekeyd moved and never published."""
 
 
 class MoveSteps(LeasedJournal):
@@ -32,35 +34,38 @@ class MoveSteps(LeasedJournal):
         principal: Principal,
         key_id: AccessKeyId,
         *,
+        before: Place,
         to: Place,
         version: int,
         version_created_at: datetime,
         at: datetime,
     ) -> None:
+        stands = {
+            "key_id": key_id,
+            "place": t.place_text(to),
+            "version": version,
+            "version_created_at": version_created_at,
+        }
         with self._owned() as conn:
-            row = conn.execute(sa.select(t.publication).where(is_user(t.publication, principal))).first()
-            if row is None:
-                raise JournalError(f"{principal.label} was never published, so nothing can have been moved")
-            old = t.place_from(row.place)
-            conn.execute(
-                sa.update(t.publication)
-                .where(is_user(t.publication, principal))
-                .values(key_id=key_id, place=t.place_text(to), version=version, version_created_at=version_created_at)
-            )
+            moved = sa.update(t.publication).where(is_user(t.publication, principal)).values(stands)
+            if not conn.execute(moved).rowcount:
+                self._set_managed(conn, principal)
+                first = {**t.user_values(principal), **stands, "published_at": at, "rotation_id": MOVED}
+                conn.execute(t.insert_of(t.publication), first)
             # Clocks go on: it is the same key, only under another number.
             self._set_anchor(
                 conn, principal, Anchored(access_key_id=key_id, version=version, version_created_at=version_created_at)
             )
             self._set_principal(conn, principal, proven_version=version)
             for left in conn.execute(sa.select(left_place).where(is_user(left_place, principal))).all():
-                if t.place_from(left.place) in (old, to):
+                if t.place_from(left.place) in (before, to):
                     conn.execute(sa.delete(left_place).where(left_place.c.id == left.id))
             conn.execute(
                 sa.insert(left_place).values(
                     account_id=principal.account_id,
                     user_id=principal.user_id,
                     user_name=principal.user_name,
-                    place=t.place_text(old),
+                    place=t.place_text(before),
                     left_at=at,
                 )
             )
@@ -74,9 +79,9 @@ class MoveSteps(LeasedJournal):
                     "version": version,
                     "mount": to.mount,
                     "path": to.path,
-                    "from_mount": old.mount,
-                    "from_path": old.path,
-                    **({} if old.address == to.address else {"from_address": old.address}),
+                    "from_mount": before.mount,
+                    "from_path": before.path,
+                    **({} if before.address == to.address else {"from_address": before.address}),
                 },
             )
 

@@ -17,7 +17,6 @@ from rekeyd.core.model import (
     Place,
     Principal,
     Proof,
-    Publication,
     PublishNote,
     RotationId,
     Selection,
@@ -33,6 +32,7 @@ from rekeyd.logs import get_logger
 from rekeyd.ports import AccountJournal, Clock, Cloud, Known, Pair, Vault
 from rekeyd.reconcile.prove import Prover
 from rekeyd.reconcile.rules import Rules, always_listed
+from rekeyd.reconcile.whereabouts import Whereabouts, whereabouts
 
 log = get_logger()
 
@@ -83,6 +83,7 @@ class Mover:
         journal.moved(
             principal,
             held.access_key_id,
+            before=published.place,
             to=place,
             version=held.version,
             version_created_at=held.created_at,
@@ -104,7 +105,7 @@ class Mover:
             raise StateError(f"no policy manages {principal.label}", hint="its pair stays where it is")
         return selected.policy
 
-    def _published(self, principal: Principal, known: Known) -> Publication:
+    def _published(self, principal: Principal, known: Known) -> Whereabouts:
         rotation, facts = known.facts.rotation, known.facts
         # Versions of the old place explain an unfinished issue; it must be finished where it was begun.
         if (rotation is not None and rotation.state is not IssueState.PUBLISHED) or facts.unresolved or known.pending:
@@ -112,18 +113,19 @@ class Mover:
                 f"a rotation of {principal.label} is unfinished",
                 hint="set the place back, let the daemon finish the rotation, then move",
             )
-        if facts.publication is None:
+        before = whereabouts(principal, known, self.rules, self.vault)
+        if before is None:
             raise StateError(
                 f"rekeyd has never published a pair of {principal.label}",
                 hint="copy it by hand, or let rotate-now make a new one at the new place",
             )
-        return facts.publication
+        return before
 
     def _copy(
         self,
         journal: AccountJournal,
         principal: Principal,
-        published: Publication,
+        published: Whereabouts,
         place: Place,
         seen: VaultSeen,
         policy: Policy,
@@ -147,7 +149,7 @@ class Mover:
             give_up_at=self.clock.now() + policy.publish_timeout,
         )
 
-    def _held_pair(self, principal: Principal, published: Publication, policy: Policy) -> Pair:
+    def _held_pair(self, principal: Principal, published: Whereabouts, policy: Policy) -> Pair:
         held = self.vault.current(published.place)
         where = f"{published.place.mount}/{published.place.path}"
         if not isinstance(held, VaultHeld) or held.access_key_id != published.access_key_id:

@@ -35,13 +35,17 @@ from rekeyd.core.unfinished import CREATE_TIME_OUT, unexplained
 from rekeyd.errors import RefusedError
 from rekeyd.ports import Clock, Iam, Known, PendingChange, Vault
 from rekeyd.reconcile.rules import Circumstances, Rules
-from rekeyd.reconcile.trust import Note, history_needed, trusted
+from rekeyd.reconcile.trust import Note, Trusted, history_needed, trusted
+from rekeyd.reconcile.whereabouts import whereabouts
 
 # AWS refuses a signature older than minutes ("within 15 minutes"; the exact limit is unverified). A process that was
 # frozen with a signed request in hand can do no more harm after that.
 SIGNATURE_LIFE = timedelta(minutes=15)
 
 KnownOf = Callable[[Principal], Known]
+
+
+_ELSEWHERE = frozenset({Reason.USER_RENAMED, Reason.VAULT_MOVED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,9 @@ class Observer:
         history = None
         if _wants_history(known, vault, keys, asked):
             history = self.vault.history(place)
-        trust = trusted(principal, known, vault, history, now)
+        # An anchor speaks of the place that it was taken at: of another one it proves nothing, and it is kept.
+        elsewhere = not _ELSEWHERE.isdisjoint(problems)
+        trust = Trusted(known.facts) if elsewhere else trusted(principal, known, vault, history, now)
         if not _is_about(proof, vault):
             proof = None
         facts, notes = _follow_held(principal, trust.facts, keys, vault, proof, now)
@@ -136,7 +142,9 @@ class Observer:
             problems.append(Reason.PATH_COLLISION)
         elif unlisted:
             problems.append(Reason.PATH_UNCERTAIN)
-        if published is not None and published.place != place:
+        # Unasked, a renamed user is refused already. Who asks knows the user's name, and not who reads at the old one.
+        stands = whereabouts(principal, known, self.rules, self.vault) if published or asked else None
+        if stands is not None and stands.place != place:
             problems.append(Reason.VAULT_MOVED)
         return place, tuple(problems)
 
