@@ -64,8 +64,13 @@ def test_a_line_that_may_be_one_shorter_loses_two_and_gains_the_mark() -> None:
     assert cut("abcd", within(3)) == "ab…"
 
 
-@pytest.mark.parametrize("most", range(18, 40))
+@pytest.mark.parametrize("most", range(8, 55))
 def test_the_first_lines_are_as_many_as_fit(most: int) -> None:
     lines = [f"line {number}" for number in range(8)]
     kept = max(kept for kept in range(8) if len("\n".join([*lines[:kept], "…"])) <= most)
     assert shortened(("\n".join(lines),), 0, within(most)) == "\n".join([*lines[:kept], "…"])
+
+
+def test_one_paragraph_and_the_count_are_tried_before_its_lines() -> None:
+    text = written(THREE[:1], 2)
+    assert shortened(THREE, 0, within(len(text))) == text
