@@ -156,8 +156,23 @@ class OpenBaoServer:
     def enable_kv(self, path: str, *, version: int = 2, cas_required: bool = False) -> None:
         with self.client() as client:
             client.sys.enable_secrets_engine("kv", path=path, options={"version": str(version)})
+            if version == 2:
+                self._await_versions(client, path)
             if cas_required:
                 client.secrets.kv.v2.configure(mount_point=path, cas_required=True)
+
+    def _await_versions(self, client: hvac.Client, path: str) -> None:
+        """A new mount of version 2 refuses everything for a moment ("Upgrading from non-versioned to versioned data")."""
+        ends = time.monotonic() + START_LIMIT_SECONDS
+        while True:
+            try:
+                client.secrets.kv.v2.read_configuration(mount_point=path)
+            except hvac.exceptions.InvalidRequest:
+                if time.monotonic() >= ends:
+                    raise
+                time.sleep(_POLL_SECONDS)
+            else:
+                return
 
     def write_policy(self, name: str, policy: str) -> None:
         """`policy` in HCL."""
