@@ -162,7 +162,7 @@ class OpenBaoServer:
                 client.secrets.kv.v2.configure(mount_point=path, cas_required=True)
 
     def _await_versions(self, client: hvac.Client, path: str) -> None:
-        """A new mount of version 2 refuses everything for a moment ("Upgrading from non-versioned to versioned data")."""
+        """A new mount of version 2 refuses everything for a moment ("Upgrading from non-versioned to versioned …")."""
         ends = time.monotonic() + START_LIMIT_SECONDS
         while True:
             try:
