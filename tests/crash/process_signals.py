@@ -71,9 +71,13 @@ class Signalled:
             world.fault(self.call, life, do=Drop(), when="after")
 
     def drive(self, world: CrashWorld, life: Life) -> None:
+        signalled = world.daemon
         if self._edit is not None:
             self._change_back(world, life)
         world.bring_to_rest(life)
+        if self._edit is None and signalled is not None and life.rules[0].hit.is_set():
+            # It finishes its step first, and may do so after the life is at rest: the next life needs another one.
+            eventually(lambda: signalled.process.poll() is not None, "the end of the daemon", limit=REST_LIMIT_SECONDS)
 
     def _change_back(self, world: CrashWorld, life: Life) -> None:
         daemon, sent = world.daemon, life.rules[0].hit
