@@ -223,10 +223,12 @@ def test_a_sign_in_of_the_root_user_is_an_alarm_as_soon_as_cloudtrail_shows_it()
     account = rig.world.account(ACCOUNT)
     alarms = AlarmKeeper(journal=rig.port, clock=rig.world.clock, repeat_every=timedelta(hours=4))
     fleet = rig.fleet(alarms)
-    fleet.check_root(ACCOUNT)
+    fleet.watch.check_root(ACCOUNT)
     signed_in_at = rig.world.clock.now()
     sign_in = event("ConsoleLogin", ROOT, eventSource="signin.amazonaws.com", eventType="AwsConsoleSignIn")
-    bench = Bench(Queue(polls=[[sign_in]]), at_root=lambda account_id, anew: fleet.check_root(account_id, anew=anew))
+    bench = Bench(
+        Queue(polls=[[sign_in]]), at_root=lambda account_id, anew: fleet.watch.check_root(account_id, anew=anew)
+    )
     bench.read()
     known_after = None
     for minute in range(1, 30):

@@ -47,7 +47,7 @@ class Watched:
         self.world.account(ACCOUNT).quarantined[user] = QUARANTINE
 
     def expose(self, key_id: str, user: str = "ci") -> None:
-        self.fleet.expose(ACCOUNT, user, key_id, because="seen in a log", by="user:test")  # type: ignore[arg-type]
+        self.fleet.watch.expose(ACCOUNT, user, key_id, because="seen in a log", by="user:test")  # type: ignore[arg-type]
 
     def notice(self, key_id: AccessKeyId, user: str | None = "ci") -> None:
         """AWS Health tells of it from now on, and goes on when the key is not Active any more."""

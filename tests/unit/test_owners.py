@@ -115,7 +115,7 @@ class House:
         self.world.clock.advance(LAST_RETRY)
         self.postman.deliver(wait=True)
         self.postman.drop_strangers()
-        self.fleet.channels_looked_at(self.postman.findings())
+        self.fleet.watch.channels_looked_at(self.postman.findings())
 
     def user(self, name: str, *, owner: str | None = ALICE, age: timedelta = 100 * DAY) -> None:
         self.world.user(ACCOUNT, name, age=age, tags={} if owner is None else {"Owner": owner})

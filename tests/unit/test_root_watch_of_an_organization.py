@@ -87,15 +87,15 @@ class Watch:
                 after_first()
             for seconds in (2, 4, 60, 300, 600):
                 self.world.clock.advance_to(max(began + seconds * SECOND, self.world.clock.now()))
-                self.fleet.channels_looked_at(self.postman.findings())
+                self.fleet.watch.channels_looked_at(self.postman.findings())
                 self.postman.deliver(wait=True)
-            self.fleet.repeat_alarms()
+            self.fleet.watch.repeat_alarms()
             self.world.clock.advance_to(began + CHECK_EVERY)
 
     def _check(self) -> None:
         before = self._iam_calls()
         for account_id in ACCOUNTS:
-            self.fleet.check_root(account_id)
+            self.fleet.watch.check_root(account_id)
         self.checks += len(ACCOUNTS)
         self.calls += self._iam_calls() - before
 

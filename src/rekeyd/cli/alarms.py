@@ -145,7 +145,7 @@ def raise_(
     key_id = AccessKeyId(access_key_id)
     with opened(config, actor=actor()) as running:
         account_id, user_name = _owner(running, key_id, account)
-        running.fleet.expose(account_id, user_name, key_id, because=because, by=actor())
+        running.fleet.watch.expose(account_id, user_name, key_id, because=because, by=actor())
         _tell(running)
     message = f"{key_id} of {user_name} in account {account_id} is marked as exposed"
     if session.json:

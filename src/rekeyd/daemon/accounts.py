@@ -241,7 +241,7 @@ class AccountWork:
         outcome = "failed"
         try:
             with self._parts.in_use() as app:
-                app.fleet.check_root(account_id, anew=anew)
+                app.fleet.watch.check_root(account_id, anew=anew)
             outcome = "well"
         except StoppingError:
             outcome = "stopped"

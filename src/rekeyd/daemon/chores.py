@@ -13,7 +13,6 @@ from rekeyd.daemon.accounts import POLL_EVERY, AccountWork
 from rekeyd.daemon.parts import Parts
 from rekeyd.daemon.schedule import Schedule
 from rekeyd.errors import Error, InterceptedError, StateError, StoppingError
-from rekeyd.fleet.alarms import Scope
 from rekeyd.logs import get_logger
 
 log = get_logger()
@@ -133,7 +132,7 @@ class Chores:
                 self._vault_failures = 0 if problem is None else self._vault_failures + 1
                 weather = not isinstance(problem, InterceptedError) and self._vault_failures < _LOOKS_BEFORE_ALARM
                 if problem is None or not weather:
-                    app.fleet.vault_looked_at(problem)
+                    app.fleet.watch.vault_looked_at(problem)
             self._note_token(problem, ends_at)
         finally:
             self._schedule.once("vault-token", max(next_at, self._clock.now() + _TOKEN_SOONEST), self.keep_token)
@@ -150,15 +149,8 @@ class Chores:
             log.info(Event.VAULT_RECOVERED)
 
     def repeat_alarms(self) -> None:
-        """Whatever is open is repeated when its time has come, even if nobody can look at the account any more."""
         with self._parts.in_use() as app:
-            accounts = {alarm.account_id for alarm in app.journal.alarms()}
-            for scope in (Scope.fleet(), Scope.vault(), Scope.channels(), Scope.events()):
-                app.fleet.alarms.hold(scope)
-            for account_id in accounts:
-                if account_id is not None:
-                    app.fleet.alarms.hold(Scope.posture(account_id))
-                    app.fleet.alarms.hold(Scope.account_pass(account_id))
+            app.fleet.watch.repeat_alarms()
 
     def tell(self) -> None:
         with self._parts.in_use() as app:
@@ -168,7 +160,7 @@ class Chores:
         """A channel that takes nothing is an alarm on the others. What was for channels that are gone is dropped."""
         with self._parts.in_use() as app:
             app.postman.drop_strangers()
-            app.fleet.channels_looked_at(app.postman.findings())
+            app.fleet.watch.channels_looked_at(app.postman.findings())
 
     def refresh_mark(self) -> None:
         with self._parts.in_use() as app:

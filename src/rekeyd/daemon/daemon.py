@@ -246,7 +246,7 @@ class Daemon:
         )
 
     def _seen_roots(self, app: App) -> Mapping[AccountId, float]:
-        return {**self._root_states, **app.fleet.root_states()}
+        return {**self._root_states, **app.fleet.watch.root_states()}
 
     def _journal_writable(self) -> bool:
         return self._clock.monotonic() - self._journal_failed_at > _UNWRITABLE_FOR.total_seconds()

@@ -242,7 +242,7 @@ class EventWatch:
         if self._told is readable:
             return
         with self._parts.in_use() as app:
-            app.fleet.events_looked_at(problem)
+            app.fleet.watch.events_looked_at(problem)
         self._told = readable
 
 

@@ -1,4 +1,4 @@
-"""Passes: bring one account up to date, serve what people asked, check the root user.
+"""Passes: bring one account up to date, and serve what people asked.
 
 A scan pass lists the account and selects whom to look at; a due pass goes on with the
 users whose wait is over, without listing anything. Both hold the account's lease.
@@ -6,51 +6,25 @@ users whose wait is over, without listing anything. Both hold the account's leas
 
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from rekeyd.core.events import Event
-from rekeyd.core.findings import (
-    AccountSeen,
-    Finding,
-    FindingReason,
-    ManagedSeen,
-    check,
-    found,
-    root_state,
-    undecided,
-)
-from rekeyd.core.model import AccessKeyId, AccountId, KeyStatus, Principal, Selection
-from rekeyd.core.policy import Policy, select
+from rekeyd.core.model import AccountId, Principal
 from rekeyd.core.reasons import Reason
-from rekeyd.core.state import State
-from rekeyd.errors import BusyError, Error, LeaseLostError, NotFoundError, StateError, StoppingError
+from rekeyd.errors import BusyError, Error, LeaseLostError, StateError, StoppingError
 from rekeyd.fleet.account import AccountWork, Worked
-from rekeyd.fleet.alarms import AlarmKeeper, Found, Scope
-from rekeyd.fleet.exposure import Exposures
+from rekeyd.fleet.alarms import AlarmKeeper
 from rekeyd.fleet.gates import Gates
-from rekeyd.fleet.left import left_findings
 from rekeyd.fleet.mark import MarkKeeper
 from rekeyd.fleet.owners import OwnerDesk
 from rekeyd.fleet.places import Places
-from rekeyd.fleet.posture import (
-    Part,
-    account_findings,
-    exposed_findings,
-    gather,
-    held_too_long,
-    managed_seen,
-    newer_of,
-    overdue_findings,
-    principal_findings,
-    unwatched,
-)
 from rekeyd.fleet.scan import Scan, ToLookAt, fingerprint, users_to_look_at
 from rekeyd.fleet.settings import FleetSettings, Mode
 from rekeyd.fleet.tenure import Tenures
-from rekeyd.fleet.vault import look_of
+from rekeyd.fleet.watch import Watch
 from rekeyd.logs import bound, get_logger
 from rekeyd.ports import (
     AccountJournal,
@@ -58,7 +32,6 @@ from rekeyd.ports import (
     AccountStatus,
     Clock,
     Cloud,
-    ExposedKey,
     Iam,
     Journal,
     PrincipalStatus,
@@ -106,19 +79,29 @@ class Fleet:
     passed_well: Callable[[], None] = lambda: None
     """Called after each pass over an account in which nobody failed."""
     _rows: dict[AccountId, dict[str, tuple[object, ...]]] = field(default_factory=dict)
-    places: "Places" = field(init=False)
+    places: Places = field(init=False)
     """Learnt by scans; who acts without one (a command) teaches it."""
+    watch: Watch = field(init=False)
+    """Root users, posture, and whatever else is an alarm."""
     _tenures: Tenures = field(default_factory=Tenures)
-    _seen: dict[AccountId, AccountSeen] = field(default_factory=dict)
-    _posture_lock: threading.Lock = field(default_factory=threading.Lock)
     _served_again_at: dict[int, datetime] = field(default_factory=dict)
-    _users: dict[AccountId, tuple[Principal, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.places = Places(
             self.rules,
             list_users=lambda account_id: self.cloud.iam(account_id).list_users(),
             watched=lambda: self.cloud.accounts().watched,
+        )
+        self.watch = Watch(
+            cloud=self.cloud,
+            journal=self.journal,
+            clock=self.clock,
+            settings=self.settings,
+            policies=tuple(self.rules.policies),
+            mark=self.mark,
+            alarms=self.alarms,
+            owners=self.owners,
+            actor=self.actor,
         )
 
     # --- which accounts ----------------------------------------------------------------------------------------------
@@ -135,7 +118,7 @@ class Fleet:
         accounts = replace(accounts, unwatched={**accounts.unwatched, **vanished})
         for account_id, why in accounts.unwatched.items():
             self._save_account(account_id, "root_unwatched", why, well=False)
-            self._check_posture(unwatched(account_id, why, self.clock, previous=self._seen.get(account_id)))
+            self.watch.unwatched(account_id, why)
         return accounts
 
     # --- passes ------------------------------------------------------------------------------------------------------
@@ -150,8 +133,7 @@ class Fleet:
             except Error as error:
                 log.error(Event.PASS_FAILED, error=error.message, hint=error.hint)
                 self._save_account(account_id, "unreachable", error.message, well=False)
-                self._pass_alarms(account_id)
-                self.alarms.hold(Scope.posture(account_id))
+                self.watch.pass_failed(account_id)
                 return PassResult(account_id=account_id, ok=False)
 
     def due_pass(self, account_id: AccountId, *, also: Collection[str] = ()) -> PassResult:
@@ -174,7 +156,7 @@ class Fleet:
             self._check_identity(request.account_id)
             work = self._work(request.account_id, lease)
             served = work.serve(request)
-            self._pass_alarms(request.account_id)
+            self.watch.tell_pass(request.account_id)
             worked = [served] if served is not None else []
             return self._result(request.account_id, worked)
 
@@ -184,7 +166,7 @@ class Fleet:
             self._check_identity(account_id)
             work = self._work(account_id, lease)
             worked = work.reconcile(self.cloud.iam(account_id).get_user(user_name))
-            self._pass_alarms(account_id)
+            self.watch.tell_pass(account_id)
             return self._result(account_id, [worked])
 
     def move(self, principal: Principal) -> Moved:
@@ -204,7 +186,7 @@ class Fleet:
                 unlisted=self.places.unlisted,
             )
             moved = mover.move(lease, self.cloud.iam(account_id).get_user(principal.user_name))
-            self._pass_alarms(account_id)
+            self.watch.tell_pass(account_id)
             return moved
 
     def has_due(self, account_id: AccountId) -> bool:
@@ -219,22 +201,21 @@ class Fleet:
         log.debug(Event.PASS_STARTED)
         self._check_identity(account_id)
         iam = self.cloud.iam(account_id)
-        seen = self._gather(iam)
-        self._check_posture(seen)
+        seen = self.watch.look(iam)
         scan = Scan(account_id=account_id, users=iam.list_users(), report=seen.report, scanned_at=now)
-        self._users[account_id] = scan.users
+        self.watch.listed(account_id, scan.users)
         chosen, drift = self._choose(scan, now)
         self.places.learn(account_id, scan.users)
         log.debug(Event.SCAN_FINISHED, users=len(scan.users), managed=chosen.managed, due=chosen.due)
         work = self._work(account_id, lease)
         worked = work.work(chosen.look, requests=lambda: self.journal.requests(account_id))
-        self._exposures.answer(iam, seen)
+        self.watch.answer_exposures(iam, seen)
         # Requests of users that the scan did not choose.
         for request in self.journal.requests(account_id):
             if (served := work.serve(request)) is not None:
                 worked.append(served)
         self._forget_vanished(account_id, scan)
-        self._end_exposures(account_id, iam)
+        self.watch.end_exposures(iam)
         result = self._result(account_id, worked)
         state, message = self._account_state(account_id, result)
         self._save_account(
@@ -246,8 +227,7 @@ class Fleet:
             principals=chosen.managed,
             due=chosen.due,
         )
-        self._check_posture(seen, also=self._pass_found(account_id))
-        self._tell_owners(account_id, self.journal.statuses(account_id))
+        self.watch.tell_pass(account_id, seen)
         seconds = (self.clock.now() - now).total_seconds()
         log.info(Event.PASS_FINISHED, looked=result.looked, failed=result.failed, due=chosen.due, seconds=seconds)
         if result.ok:
@@ -268,7 +248,7 @@ class Fleet:
             if (served := work.serve(request)) is not None:
                 worked.append(served)
         if worked:
-            self._pass_alarms(account_id)
+            self.watch.tell_pass(account_id)
         return self._result(account_id, worked)
 
     def _work(self, account_id: AccountId, lease: AccountJournal) -> AccountWork:
@@ -321,158 +301,6 @@ class Fleet:
         if vanished:
             self.journal.drop_status(account_id, vanished)
 
-    # --- exposed keys: a person's word ---
-
-    def expose(self, account_id: AccountId, user_name: str, key_id: AccessKeyId, *, because: str, by: str) -> None:
-        """Somebody has this key who should not. It is an alarm at once, until the key is gone or Inactive."""
-        self.journal.tell_exposed(
-            ExposedKey(
-                key_id=key_id,
-                account_id=account_id,
-                user_name=user_name,
-                told_by=by,
-                told_at=self.clock.now(),
-                because=because,
-            )
-        )
-        self._exposures.ask(account_id)
-        self._pass_alarms(account_id)
-
-    @property
-    def _exposures(self) -> Exposures:
-        return Exposures(journal=self.journal, clock=self.clock, policies=self.rules.policies, observing=self.observing)
-
-    def _end_exposures(self, account_id: AccountId, iam: Iam) -> None:
-        for exposed in self.journal.exposed_keys(account_id):
-            try:
-                keys = {key.id: key.status for key in iam.list_access_keys(exposed.user_name)}
-            except NotFoundError:
-                keys = {}
-            if keys.get(exposed.key_id) is not KeyStatus.ACTIVE:
-                self.journal.exposure_over(exposed, at=self.clock.now())
-
-    # --- Vault and channels: no account's ---
-
-    def vault_looked_at(self, problem: Error | None) -> None:
-        """Whether Vault could be used just now; that it cannot is an alarm until it can."""
-        look = look_of(problem)
-        self.alarms.update(Scope.vault(), look.findings, undecided=look.undecided)
-
-    def channels_looked_at(self, findings: Iterable[Finding]) -> None:
-        """Which channels for alarms fail; all the others are told."""
-        self.alarms.update(Scope.channels(), findings)
-
-    def events_looked_at(self, problem: Error | None) -> None:
-        """Whether the event queue could be read; None also when there is none to read."""
-        findings = [] if problem is None else [found(FindingReason.EVENTS_UNREADABLE, detail=problem.message)]
-        self.alarms.update(Scope.events(), findings)
-
-    # --- root and posture --------------------------------------------------------------------------------------------
-
-    def check_root(self, account_id: AccountId, *, anew: Collection[Part] = ()) -> float:
-        """Look at the root user now, between two scans. Returns 1.0, 0.0, or NaN for "cannot tell"."""
-        with bound(account_id=account_id):
-            iam = self.cloud.iam(account_id)
-            seen = self._gather(iam, anew)
-            self._check_posture(seen)
-            self._exposures.answer(iam, seen)
-            return root_state(seen)
-
-    def root_states(self) -> Mapping[AccountId, float]:
-        """For the metric: by account, 1.0, 0.0 or NaN."""
-        return {account_id: root_state(seen) for account_id, seen in dict(self._seen).items()}
-
-    def repeat_alarms(self) -> None:
-        """Between looks: what is open is repeated when its time has come, and nothing ends."""
-        for account_id in dict(self._seen):
-            self.alarms.hold(Scope.posture(account_id))
-            self.alarms.hold(Scope.account_pass(account_id))
-        for scope in (Scope.fleet(), Scope.vault(), Scope.channels(), Scope.events()):
-            self.alarms.hold(scope)
-
-    def _gather(self, iam: Iam, anew: Collection[Part] = ()) -> AccountSeen:
-        return gather(
-            iam,
-            self.clock,
-            previous=self._seen.get(iam.account_id),
-            limits=self.settings.limits,
-            report_wait=REPORT_WAIT,
-            anew=anew,
-        )
-
-    def _check_posture(self, seen: AccountSeen, *, also: Iterable[Found] = ()) -> None:
-        """`also`: what else was found, for people to read of it in the same message."""
-        with self._posture_lock:
-            # A pass takes long, and a look that began after it may have ended before: what is newer stands.
-            newest = self._seen.get(seen.account_id)
-            if newest is not None and newest.seen_at > seen.seen_at:
-                seen = newer_of(newest, seen)
-            seen = replace(seen, managed=self._managed(seen.account_id))
-            self._seen[seen.account_id] = seen
-            found_ = check(seen, self.clock.now())
-            posture = Found(scope=Scope.posture(seen.account_id), findings=found_, undecided=undecided(seen))
-            self.alarms.update_all([*also, posture])
-
-    def _managed(self, account_id: AccountId) -> Mapping[str, ManagedSeen] | None:
-        """By ARN; None before the first scan."""
-        users = self._users.get(account_id)
-        if users is None:
-            return None
-        statuses = {status.user_id: status for status in self.journal.statuses(account_id)}
-        managed = {}
-        for user in users:
-            selected = select(self.rules.policies, user)
-            # Where it cannot be told, no policy is the strictest reading that accuses nobody falsely.
-            policy = selected.policy if selected.selection is not Selection.UNKNOWN else _ANY_POLICY
-            if policy is None:
-                continue
-            status = statuses.get(user.user_id)
-            managed[user.arn] = (
-                managed_seen(status, policy)
-                if status is not None
-                else ManagedSeen(
-                    user_name=user.user_name,
-                    policy=policy.name,
-                    max_age=policy.max_age,
-                    unused_after=policy.unused_after,
-                    state=State.DUE,
-                    reason=Reason.DUE,
-                )
-            )
-        return managed
-
-    def _pass_alarms(self, account_id: AccountId) -> None:
-        self.alarms.update_all(self._pass_found(account_id))
-        self._tell_owners(account_id, self.journal.statuses(account_id))
-
-    def _pass_found(self, account_id: AccountId) -> tuple[Found, ...]:
-        """Refused principals, and whether the account itself works; brakes of the fleet belong to no account."""
-        accounts = [status for status in self.journal.account_statuses() if status.account_id == account_id]
-        brakes = self.journal.brakes()
-        own = [brake for brake in brakes if brake.account_id == account_id]
-        statuses = self.journal.statuses(account_id)
-        now = self.clock.now()
-        patience = max(2 * self.settings.scan_every, _OVERDUE_AFTER)
-        findings = [
-            *exposed_findings(self.journal.exposed_keys(account_id)),
-            *principal_findings(statuses, held_too_long(statuses, self.journal, self.rules.policies, now)),
-            *overdue_findings(statuses, now=now, patience=patience),
-            *account_findings(accounts, own),
-            *left_findings(self.mark.vault, self.journal, self.clock, account_id, actor=self.actor),
-        ]
-        fleet = account_findings((), [b for b in brakes if b.account_id is None])
-        return (
-            Found(scope=Scope.account_pass(account_id), findings=findings),
-            Found(scope=Scope.fleet(), findings=fleet),
-        )
-
-    def _tell_owners(self, account_id: AccountId, statuses: Iterable[PrincipalStatus]) -> None:
-        """Owners stand in tags, which a scan reads: before the first one nobody is told."""
-        users = self._users.get(account_id)
-        if self.owners is not None and users is not None:
-            policies = {policy.name: policy for policy in self.rules.policies}
-            self.owners.look(account_id, users, statuses, policies, observing=self.observing)
-
     # --- small things ------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -520,7 +348,7 @@ class Fleet:
         self.journal.save_account(
             AccountStatus(
                 account_id=account_id,
-                alias=None if (seen := self._seen.get(account_id)) is None else seen.alias,
+                alias=self.watch.alias_of(account_id),
                 state=state,
                 message=message,
                 last_pass_at=now if well else (None if before is None else before.last_pass_at),
@@ -547,10 +375,6 @@ class Fleet:
     @property
     def observing(self) -> bool:
         return self.settings.mode is Mode.OBSERVE
-
-
-# For users whose policy cannot be told: the default ages.
-_ANY_POLICY = Policy(name="unknown")
 
 
 def _principal_of(status: PrincipalStatus, iam: Iam) -> Principal:
