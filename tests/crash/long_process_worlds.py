@@ -18,8 +18,9 @@ from rekeyd.adapters.journal_sqlite import BUSY_TIMEOUT_S
 from rekeyd.demo.emulator import Call, Delay, Drop, HoldBack, SeenRequest
 from rekeyd.demo.emulator.gate import Bucket
 from tests.acceptance.stand import PROGRAM, eventually
-from tests.crash.process_world import BY_NAME, CrashWorld, Life
-from tests.crash.process_world import Call as Kind
+from tests.crash.process_lives import BY_NAME, Life
+from tests.crash.process_lives import Call as Kind
+from tests.crash.process_world import CrashWorld
 from tests.crash.test_process_worlds import creates, living, locked
 
 pytestmark = pytest.mark.slow

@@ -37,8 +37,9 @@ from rekeyd.demo.emulator import (
 )
 from rekeyd.demo.emulator.faults import Effect
 from rekeyd.demo.openbao import OpenBaoServer
+from tests.crash.process_lives import BY_NAME, CYCLES, Call, Life, When
 from tests.crash.process_runs import Row, end_of, progress, record, run, table
-from tests.crash.process_world import BY_NAME, CYCLES, REST_LIMIT_SECONDS, Call, CrashWorld, Life, When
+from tests.crash.process_world import REST_LIMIT_SECONDS, CrashWorld
 from tests.secret_registry import remember, watched
 
 _CYCLE = "rotate"

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rekeyd.demo.openbao import OpenBaoServer
+from tests.crash.process_lives import BY_NAME, CYCLES
 from tests.crash.process_runs import Killed, Row, end_of, moments, pairs, progress, record, run, table
-from tests.crash.process_world import BY_NAME, CYCLES
 from tests.secret_registry import remember, watched
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from rekeyd.demo.openbao import OpenBaoServer
-from tests.crash.process_world import BY_NAME, WHENS, Call, CrashWorld, Life, Moment, crash_world
+from tests.crash.process_lives import BY_NAME, WHENS, Call, Life, Moment
+from tests.crash.process_world import CrashWorld, crash_world
 from tests.secret_registry import Leak
 
 # Lives that share a world; the chain of its journal is checked at their end.

@@ -23,8 +23,9 @@ from rekeyd.demo.emulator import Call as Calling
 from rekeyd.demo.emulator import Drop, SeenRequest
 from rekeyd.demo.openbao import OpenBaoServer
 from tests.acceptance.stand import eventually
+from tests.crash.process_lives import BY_NAME, CYCLES, Call, Life
 from tests.crash.process_runs import Row, end_of, progress, record, run, table
-from tests.crash.process_world import BY_NAME, CYCLES, REST_LIMIT_SECONDS, Call, CrashWorld, Life
+from tests.crash.process_world import REST_LIMIT_SECONDS, CrashWorld
 from tests.secret_registry import remember, watched
 
 # A few passes under the other configuration.

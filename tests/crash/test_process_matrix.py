@@ -9,8 +9,8 @@ from pathlib import Path
 from rekeyd.demo.emulator import Delay, Hold
 from rekeyd.demo.openbao import OpenBaoServer
 from tests.crash import process_faults, process_signals
+from tests.crash.process_lives import Call, Moment
 from tests.crash.process_runs import Killed, Result, run
-from tests.crash.process_world import Call, Moment
 
 _WORKERS = 3
 _SEED = 20261123

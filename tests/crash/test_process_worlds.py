@@ -16,8 +16,9 @@ import pytest
 from rekeyd.demo.emulator import HUB, Call
 from rekeyd.demo.emulator.faults import SeenRequest
 from tests.acceptance.stand import eventually
-from tests.crash.process_world import BY_NAME, VERIFY_TIMEOUT_SECONDS, CrashWorld, Life, Moment
-from tests.crash.process_world import Call as Kind
+from tests.crash.process_lives import BY_NAME, Life, Moment
+from tests.crash.process_lives import Call as Kind
+from tests.crash.process_world import VERIFY_TIMEOUT_SECONDS, CrashWorld
 from tests.secret_registry import Scanner
 
 _ROTATE = BY_NAME["rotate"]
