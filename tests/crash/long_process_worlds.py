@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from rekeyd.adapters.journal_sqlite import BUSY_TIMEOUT_S
-from rekeyd.demo.emulator import Call, Delay, Drop, HoldBack, SeenRequest
+from rekeyd.demo.emulator import HUB, Call, Delay, Drop, HoldBack, SeenRequest
 from rekeyd.demo.emulator.gate import Bucket
 from tests.acceptance.stand import PROGRAM, eventually
 from tests.crash.process_lives import BY_NAME, Life
 from tests.crash.process_lives import Call as Kind
-from tests.crash.process_world import CrashWorld
+from tests.crash.process_world import BYSTANDER, CrashWorld
 from tests.crash.test_process_worlds import creates, living, locked
 
 pytestmark = pytest.mark.slow
@@ -309,30 +309,37 @@ def test_an_answer_that_comes_when_nobody_waits_any_more_loses_nothing(world: Cr
     assert creates(world, life) == (2 if step is _CREATE else 1)
 
 
-@pytest.mark.parametrize("step", _STEPS[1:4], ids=str)
+_FROZEN = (
+    *(("rotate", step) for step in _STEPS[1:4]),
+    *((name, _PUBLISH) for name in ("adopt", "create", "emergency", "rollback", "reactivate", "repair")),
+    ("emergency", _STEPS[2]),
+    ("reactivate", _STEPS[2]),
+)
+
+
+@pytest.mark.parametrize(("cycle", "step"), _FROZEN, ids=str)
 def test_a_process_frozen_past_its_lease_right_before_a_change_goes_on_and_nobody_beside_it(
-    world: CrashWorld, step: Kind
+    world: CrashWorld, cycle: str, step: Kind
 ) -> None:
-    with living(world) as undisturbed:
-        pass
-    # The calls of an ended life are still in the journals of both servers.
+    world.start_daemon(ready=True)
+    undisturbed = world.begin(BY_NAME[cycle])
+    undisturbed.cycle.begin(world, undisturbed)
+    world.bring_to_rest(undisturbed)
+    assert [*undisturbed.wrongs, *world.broken] == []
     calls = world.calls(undisturbed)
+    world.end(undisturbed)
     place = calls.index(step)
     last = calls[place - 1]
 
     def freeze(_seen: SeenRequest) -> None:
-        assert world.daemon is not None
-        world.daemon.process.send_signal(signal.SIGSTOP)
+        for running in world.programs():
+            running.process.send_signal(signal.SIGSTOP)
 
-    def arm(life: Life) -> None:
-        nth = calls[:place].count(last)
-        world.fault(last, life, do=Call(freeze), when="answered", nth=nth)
-
-    daemon = world.daemon
-    assert daemon is not None
-    life = world.begin(_ROTATE)
-    arm(life)
-    _ROTATE.begin(world, life)
+    life = world.begin(BY_NAME[cycle])
+    made_before = creates(world, life)
+    world.fault(last, life, do=Call(freeze), when="answered", nth=calls[:place].count(last))
+    life.cycle.begin(world, life)
+    frozen = world.programs()
     try:
         eventually(life.rules[0].hit.is_set, "the freeze")
         before = world.stand.statuses(life.user_name), world.stand.held_id(life.user_name)
@@ -341,12 +348,78 @@ def test_a_process_frozen_past_its_lease_right_before_a_change_goes_on_and_nobod
         _passes(_PAST_ITS_LEASE_SECONDS)
         assert (world.stand.statuses(life.user_name), world.stand.held_id(life.user_name)) == before
     finally:
-        daemon.process.send_signal(signal.SIGCONT)
+        for running in frozen:
+            running.process.send_signal(signal.SIGCONT)
     world.bring_to_rest(life)
     assert [*life.wrongs, *world.broken] == []
-    # A signal comes a moment late: the write was sent already, or past `publish_timeout` another key is made instead.
-    assert creates(world, life) in ((1, 2) if step is _PUBLISH else (1,))
+    made = creates(world, life) - made_before
+    if cycle in ("rollback", "reactivate"):
+        assert made == 0
+    else:
+        # A signal comes a moment late: the write was sent already, or past `publish_timeout` another key is made.
+        assert made in ((1, 2) if step is _PUBLISH else (1,))
     world.end(life)
+
+
+def test_two_deployments_with_one_mark_do_not_work_against_each_other(world: CrashWorld) -> None:
+    stand = world.stand
+    # Long enough for the other one to begin in it.
+    stand.write_config({"exclude": {"users": ["rekeyd", BYSTANDER]}, "overlap": "20s"}, scan_every="1s")
+    first = world.start_daemon(ready=True)
+    life = world.begin(_ROTATE)
+    _ROTATE.begin(world, life)
+    eventually(lambda: stand.held_id(life.user_name) not in (None, life.first_key), "the new pair", alive=first)
+    new = stand.held_id(life.user_name)
+    own = {
+        "REKEYD_JOURNAL__URL": f"sqlite:///{stand.folder / 'second' / 'journal.db'}",
+        "REKEYD_HTTP__LISTEN": "127.0.0.1:0",
+    }
+    second = stand.start("run", env=own)
+    second.wait_for_event("daemon.became_ready")
+
+    def left_alone() -> bool:
+        return (world.entry(life) or {}).get("reason") == "mark_of_another_instance"
+
+    eventually(left_alone, "the first one's refusal", alive=first)
+    eventually(lambda: len(stand.statuses(life.user_name)) == 1, "the end of the old key", alive=second)
+    assert left_alone()
+    assert stand.statuses(life.user_name) == ["Active"]
+    assert stand.held_id(life.user_name) == new
+    assert creates(world, life) == 1
+    world.judge(life)
+    assert [*life.wrongs, *world.broken] == []
+    world.end(life)
+    assert second.stop().code == 0
+
+
+def test_two_accounts_on_one_path_are_both_refused(world: CrashWorld) -> None:
+    stand, member = world.stand, "222222222222"
+    role = stand.aws.add_role(member, "rekeyd")
+    stand.write_config(
+        {"exclude": {"users": ["rekeyd", BYSTANDER]}},
+        accounts={HUB: None, member: role},
+        scan_every="1s",
+    )
+    stand.config.write_text(stand.config.read_text().replace("[vault]\n", '[vault]\npath = "aws/shared/{user_name}"\n'))
+    path = "aws/shared/deploy"
+    user = stand.user("deploy", held=False)
+    stand.user("deploy", account_id=member, held=False)
+    pair = {"access_key_id": user.key.access_key_id, "secret_access_key": user.key.secret_access_key}
+    version = stand.bao.write(path, pair, mount=stand.mount)
+    daemon = world.start_daemon(ready=True)
+
+    def refused() -> bool:
+        lines = [line for line in daemon.events if line["event"] == "principal.refused"]
+        return {line["account_id"] for line in lines if line.get("principal") == "deploy"} == {HUB, member}
+
+    eventually(refused, "both refusals", alive=daemon)
+    daemon.wait_for_event("pass.finished", count=6)
+    served = stand.bao.read(path, mount=stand.mount)
+    assert served is not None
+    assert (served.version, served.data) == (version, pair)
+    for account_id in (HUB, member):
+        assert stand.statuses("deploy", account_id) == ["Active"]
+    assert stand.aws.calls("*AccessKey") == []
 
 
 def test_the_time_of_aws_may_jump_back_in_the_middle_of_a_rotation(world: CrashWorld) -> None:

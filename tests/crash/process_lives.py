@@ -123,6 +123,11 @@ def _in_overlap(world: "CrashWorld", life: Life) -> None:
     _until_event(world, life, "key.published")
 
 
+def _in_quarantine(world: "CrashWorld", life: Life) -> None:
+    _due(world, life)
+    _until_event(world, life, "key.deactivated")
+
+
 def _published_once(world: "CrashWorld", life: Life) -> None:
     _due(world, life)
     _until_event(world, life, "rotation.closed")
@@ -149,6 +154,7 @@ CYCLES = (
     Cycle(name="create", policy={"create": True}, prepare=_nothing, begin=_without_key),
     Cycle(name="emergency", prepare=_young, begin=_emergency),
     Cycle(name="rollback", policy={"overlap": "10m"}, prepare=_in_overlap, begin=_rollback),
+    Cycle(name="reactivate", policy={"quarantine": "10m"}, prepare=_in_quarantine, begin=_rollback),
     Cycle(name="repair", policy={"repair": "issue"}, prepare=_published_once, begin=_held_key_deleted),
 )
 BY_NAME = {cycle.name: cycle for cycle in CYCLES}

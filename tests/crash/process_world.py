@@ -263,8 +263,8 @@ class CrashWorld:
         self.stand.aws.delete_user(HUB, life.user_name)
 
     def at_rest(self, life: Life) -> bool:
-        """One key, Active and held, and the daemon says that the user is fresh. A rollback rests when the first key
-        is held again: how the other one retires is the rotation's own cycle."""
+        """One key, Active and held, and the daemon says that the user is fresh. A rollback, also one that reactivates,
+        rests when the first key is held again: how the other one retires is the rotation's own cycle."""
         entry = self.entry(life)
         if entry is None or self._asked(life):
             return False
@@ -272,8 +272,9 @@ class CrashWorld:
         held = entry.get("held_access_key_id")
         if statuses.get(str(held)) != "Active" or self.stand.held_id(life.user_name) != held:
             return False
-        if life.cycle.name == "rollback":
-            return entry.get("state") == "overlap" and (held == life.first_key or self._never_asked(life))
+        if life.cycle.name in ("rollback", "reactivate"):
+            back = held == life.first_key or self._never_asked(life)
+            return back and entry.get("state") in ("overlap", "quarantine")
         return (
             entry.get("state") == "fresh" and len(statuses) == 1 and (held != life.first_key or self._never_asked(life))
         )
