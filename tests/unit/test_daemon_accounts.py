@@ -63,6 +63,10 @@ class Fleet:
         self.also.append(sorted(also))
         return self._pass("due", account_id)
 
+    @property
+    def watch(self) -> "Fleet":
+        return self
+
     def check_root(self, account_id: AccountId, *, anew: Collection[Part] = ()) -> float:
         self.anew.append(sorted(anew))
         self._pass("root", account_id)

@@ -85,7 +85,7 @@ class Bench:
             journal=self.journal,
             config=cast("Config", object()),
             cloud=None,
-            fleet=SimpleNamespace(events_looked_at=self._tell),
+            fleet=SimpleNamespace(watch=SimpleNamespace(events_looked_at=self._tell)),
         )
         schedule = SimpleNamespace(once=lambda _name, at, _work, **_: self.again_in.append(at - self.clock.now()))
         accounts = SimpleNamespace(

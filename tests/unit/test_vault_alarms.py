@@ -37,14 +37,19 @@ class Said(list[tuple[str, str]]):
 
 
 @dataclass
-class Fleet:
-    """As `rekeyd.fleet.passes.Fleet` does it, with nothing else to do."""
+class Watch:
+    """As `rekeyd.fleet.watch.Watch` does it, with nothing else to do."""
 
     alarms: AlarmKeeper
 
     def vault_looked_at(self, problem: Error | None) -> None:
         look = look_of(problem)
         self.alarms.update(Scope.vault(), look.findings, undecided=look.undecided)
+
+
+@dataclass
+class Fleet:
+    watch: Watch
 
 
 @dataclass
@@ -71,7 +76,7 @@ class Assembled:
 @dataclass
 class Bench:
     said: Said
-    fleet: Fleet
+    watch: Watch
     vault: Vault
     chores: Chores
 
@@ -82,7 +87,7 @@ class Bench:
 
     @property
     def open(self) -> dict[str, tuple[str, str]]:
-        return {alarm.reason: (alarm.severity, alarm.remedy) for alarm in self.fleet.alarms.open_alarms()}
+        return {alarm.reason: (alarm.severity, alarm.remedy) for alarm in self.watch.alarms.open_alarms()}
 
 
 @pytest.fixture
@@ -90,8 +95,8 @@ def bench() -> Iterator[Bench]:
     clock = SystemClock()
     journal = open_journal("sqlite://", instance="test", clock=clock)
     said = Said()
-    fleet = Fleet(AlarmKeeper(journal=journal, clock=clock, repeat_every=timedelta(hours=4), notify=said))
-    app = Assembled(parse(CONFIG, {}), clock, fleet)
+    watch = Watch(AlarmKeeper(journal=journal, clock=clock, repeat_every=timedelta(hours=4), notify=said))
+    app = Assembled(parse(CONFIG, {}), clock, Fleet(watch))
     # Never started: each look is the test's own.
     schedule = Schedule(clock, max_parallel=1)
     chores = Chores(
@@ -100,7 +105,7 @@ def bench() -> Iterator[Bench]:
         cast("AccountWork", None),
         on_forbidden=lambda error: pytest.fail(error.message),
     )
-    yield Bench(said, fleet, app.vault, chores)
+    yield Bench(said, watch, app.vault, chores)
     journal.close()
 
 
