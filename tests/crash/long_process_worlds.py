@@ -17,7 +17,7 @@ import pytest
 from rekeyd.adapters.journal_sqlite import BUSY_TIMEOUT_S
 from rekeyd.demo.emulator import HUB, Call, Delay, Drop, HoldBack, SeenRequest
 from rekeyd.demo.emulator.gate import Bucket
-from tests.acceptance.stand import PROGRAM, eventually
+from tests.acceptance.stand import POLICY, PROGRAM, eventually
 from tests.crash.process_lives import BY_NAME, Life
 from tests.crash.process_lives import Call as Kind
 from tests.crash.process_world import BYSTANDER, CrashWorld
@@ -395,12 +395,12 @@ def test_two_deployments_with_one_mark_do_not_work_against_each_other(world: Cra
 def test_two_accounts_on_one_path_are_both_refused(world: CrashWorld) -> None:
     stand, member = world.stand, "222222222222"
     role = stand.aws.add_role(member, "rekeyd")
+    shared = {**POLICY, "path": "aws/shared/{user_name}"}
     stand.write_config(
-        {"exclude": {"users": ["rekeyd", BYSTANDER]}},
+        policies=[{**shared, "name": f"of-{each}", "match": {"accounts": [each]}} for each in (HUB, member)],
         accounts={HUB: None, member: role},
         scan_every="1s",
     )
-    stand.config.write_text(stand.config.read_text().replace("[vault]\n", '[vault]\npath = "aws/shared/{user_name}"\n'))
     path = "aws/shared/deploy"
     user = stand.user("deploy", held=False)
     stand.user("deploy", account_id=member, held=False)
@@ -409,7 +409,7 @@ def test_two_accounts_on_one_path_are_both_refused(world: CrashWorld) -> None:
     daemon = world.start_daemon(ready=True)
 
     def refused() -> bool:
-        lines = [line for line in daemon.events if line["event"] == "principal.refused"]
+        lines = [line for line in daemon.events if line.get("reason") == "path_collision"]
         return {line["account_id"] for line in lines if line.get("principal") == "deploy"} == {HUB, member}
 
     eventually(refused, "both refusals", alive=daemon)
