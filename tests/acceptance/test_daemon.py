@@ -228,6 +228,7 @@ def test_the_api_shows_what_the_journal_knows(stand: Stand) -> None:
     with stand.daemon():
         eventually(lambda: _ready(stand), "readiness")
         code, body = _get(stand, "/api/v1/status")
+        page = _get(stand, "/")
     document = json.loads(body)
     assert code == 200
     assert document["schema_version"] == 1
@@ -238,6 +239,8 @@ def test_the_api_shows_what_the_journal_knows(stand: Stand) -> None:
     (account,) = document["accounts"]
     assert account["account_id"] == HUB
     assert account["state"] == "ok"
+    assert page[0] == 200
+    assert all(text in page[1] for text in ("<!doctype html>", HUB, ">ci<", str(ci["held_access_key_id"])))
 
 
 def test_credentials_of_a_root_user_are_refused(stand: Stand) -> None:

@@ -1,6 +1,7 @@
 """The endpoints, asked over real HTTP of a server on a free port."""
 
 import json
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,10 +41,14 @@ class Shown:
     def status(self) -> Mapping[str, Any]:
         if self.error is not None:
             raise self.error
-        return {"schema_version": 1}
+        return {"schema_version": 1, "as_of": "2026-01-01T00:00:00Z", "findings": [], "accounts": [], "principals": []}
 
     def token_file(self) -> Path | None:
         return self.token
+
+
+def _password(user: str, password: str) -> str:
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
 @dataclass(frozen=True)
@@ -63,10 +68,13 @@ def served(daemon: Shown, host: str = "127.0.0.1") -> Iterator[HttpServer]:
         yield server
 
 
-def ask(server: HttpServer, path: str, *, method: str = "GET", token: str | None = None) -> Answer:
+def ask(
+    server: HttpServer, path: str, *, method: str = "GET", token: str | None = None, host: str | None = None
+) -> Answer:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    headers = {} if token is None else {"Authorization": token}
     try:
-        connection.request(method, path, headers={} if token is None else {"Authorization": token})
+        connection.request(method, path, headers=headers | ({} if host is None else {"Host": host}))
         answer = connection.getresponse()
         headers = {name.lower(): value for name, value in answer.getheaders()}
         return Answer(answer.status, headers, answer.read().decode())
@@ -111,7 +119,7 @@ def test_metrics_come_in_the_text_format_without_a_token() -> None:
 def test_on_loopback_the_api_answers_without_a_token() -> None:
     with served(Shown()) as server:
         answer = ask(server, "/api/v1/status")
-    assert (answer.status, answer.document) == (200, {"schema_version": 1})
+    assert (answer.status, answer.document["schema_version"]) == (200, 1)
     assert answer.headers["cache-control"] == "no-store"
     assert "server" not in answer.headers
 
@@ -189,4 +197,54 @@ def test_nothing_can_be_changed_and_what_is_not_there_is_told() -> None:
     paths = [getattr(route, "path", "") for route in application(Shown(), on_loopback=True).routes]
     with served(Shown()) as server:
         assert {ask(server, path, method="POST").status for path in paths} == {405}
-        assert ask(server, "/").status == 404
+        assert ask(server, "/api/v2").status == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/status"])
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:9744", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:9744", 200),
+        ("rekeyd.attacker.example", 403),
+        ("127.0.0.1.attacker.example:9744", 403),
+        ("10.0.0.7", 403),
+    ],
+)
+def test_on_loopback_only_a_name_of_this_machine_is_answered_without_a_token(path: str, host: str, status: int) -> None:
+    with served(Shown()) as server:
+        assert ask(server, path, host=host).status == status
+
+
+def test_with_the_token_any_name_is_answered(tmp_path: Path) -> None:
+    with served(Shown(token=write_secret(tmp_path / "token", TOKEN))) as server:
+        assert ask(server, "/", token=f"Bearer {TOKEN}", host="rekeyd.example.org").status == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        (None, 401),
+        (_password("ann", "wrong"), 401),
+        (_password("ann", f"{TOKEN}x"), 401),
+        (f"Basic {TOKEN}", 401),
+        ("Basic", 401),
+        (_password("ann", TOKEN), 200),
+        (_password("", TOKEN), 200),
+        (f"Bearer {TOKEN}", 200),
+    ],
+)
+def test_a_browser_gives_the_token_as_a_password(tmp_path: Path, given: str | None, status: int) -> None:
+    with served(Shown(token=write_secret(tmp_path / "token", TOKEN))) as server:
+        answer = ask(server, "/", token=given)
+        assert answer.status == status
+        assert answer.headers.get("www-authenticate", "").startswith("Basic") == (status == 401)
+        # Programs use the header that is made for tokens.
+        assert ask(server, "/api/v1/status", token=_password("ann", TOKEN)).status == 401
+
+
+def test_a_journal_that_cannot_be_read_leaves_no_page() -> None:
+    with served(Shown(error=JournalError("the disk is gone"))) as server:
+        answer = ask(server, "/")
+    assert (answer.status, answer.document["error"]["code"]) == (503, "journal")

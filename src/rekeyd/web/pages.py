@@ -3,24 +3,31 @@
     /healthz          200 while the scheduler's heart beats, else 503: then a restart helps
     /readyz           200 while everything works, else 503 and what does not: then a restart seldom helps
     /metrics          Prometheus
+    /                 the same for people
     /api/v1/status    the document of `rekeyd status --json`
 
-The first three name accounts, never keys, and ask for no token: probes and scrapers have none. The API asks for the
-token in `http.token_file`, as `Authorization: Bearer …`; without a token it answers on loopback only.
+The first three name accounts, never keys, and ask for no token: probes and scrapers have none. Page and API ask for the
+token in `http.token_file`, as `Authorization: Bearer …`, the page also as the password of any user name, since browsers
+ask for that. Without a token they answer on loopback only, and only to whoever calls this machine by its own name:
+a foreign name in a browser that leads to 127.0.0.1 is how a foreign page reads what is shown here.
 """
 
+import binascii
 import hmac
+import ipaddress
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from rekeyd.errors import Error
 from rekeyd.fleet.documents import SCHEMA_VERSION
+from rekeyd.web import status_page
 
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -68,8 +75,20 @@ def application(daemon: Daemon, *, on_loopback: bool) -> Starlette:
         except Error as error:
             return _problem(503, error.code, error.message, error.hint)
 
+    def page(request: Request) -> Response:
+        refusal = _refusal(request, daemon.token_file(), on_loopback=on_loopback, basic=True)
+        if refusal is not None:
+            return refusal
+        try:
+            content = status_page.render(daemon.status(), daemon.not_ready())
+        except Error as error:
+            return _problem(503, error.code, error.message, error.hint)
+        headers = {"Content-Security-Policy": status_page.policy(), "Referrer-Policy": "no-referrer", **_NO_STORE}
+        return HTMLResponse(content, headers=headers)
+
     return Starlette(
         routes=[
+            Route("/", page),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),
@@ -84,11 +103,18 @@ def _verdict(problems: Sequence[str]) -> Response:
     return JSONResponse(document, status_code=503 if problems else 200, headers=_NO_STORE)
 
 
-def _refusal(request: Request, token_file: Path | None, *, on_loopback: bool) -> Response | None:
-    """None: the request may be answered."""
+def _refusal(request: Request, token_file: Path | None, *, on_loopback: bool, basic: bool = False) -> Response | None:
+    """None: the request may be answered. `basic`: the token may also come as a password."""
     if token_file is None:
-        if on_loopback:
+        if on_loopback and _is_own_name(request.url.hostname):
             return None
+        if on_loopback:
+            return _problem(
+                403,
+                "refused",
+                f"without http.token_file this is shown to whoever asks for localhost, not for {request.url.hostname}",
+                "set http.token_file, or ask for http://localhost",
+            )
         return _problem(
             403,
             "refused",
@@ -102,12 +128,33 @@ def _refusal(request: Request, token_file: Path | None, *, on_loopback: bool) ->
         return _problem(503, "configuration", f"http.token_file {token_file} cannot be read: {error.strerror}", None)
     if not expected:
         return _problem(503, "configuration", f"http.token_file {token_file} is empty", None)
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), expected):
+    given = _given_token(request.headers.get("authorization", ""), basic=basic)
+    if given is not None and hmac.compare_digest(given, expected):
         return None
     answer = _problem(401, "refused", "a token is needed", "Authorization: Bearer <content of http.token_file>")
-    answer.headers["WWW-Authenticate"] = "Bearer"
+    answer.headers["WWW-Authenticate"] = 'Basic realm="rekeyd", charset="UTF-8"' if basic else "Bearer"
     return answer
+
+
+def _given_token(authorization: str, *, basic: bool) -> bytes | None:
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return given.strip().encode("latin-1")
+    if basic and scheme.lower() == "basic":
+        try:
+            return b64decode(given.strip().encode("latin-1"), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return None
+    return None
+
+
+def _is_own_name(host: str | None) -> bool:
+    if host in ("localhost", "localhost."):
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _problem(status: int, code: str, message: str, hint: str | None) -> Response:
@@ -116,4 +163,4 @@ def _problem(status: int, code: str, message: str, hint: str | None) -> Response
 
 
 async def _not_found(_request: Request, _error: Exception) -> Response:
-    return _problem(404, "not_found", "no such page", "/healthz /readyz /metrics /api/v1/status")
+    return _problem(404, "not_found", "no such page", "/ /healthz /readyz /metrics /api/v1/status")
