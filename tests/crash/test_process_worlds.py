@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,13 @@ def creates(world: CrashWorld, life: Life) -> int:
 def test_a_pair_that_is_published_before_aws_honours_it_is_seen(world: CrashWorld) -> None:
     life = world.begin(_ROTATE)
     user = world.stand.user(life.user_name)
+    delays, usual = world.stand.aws.delays, world.stand.aws.delays.propagation
+    delays.propagation = timedelta(hours=1)
     world.stand.hold(user, world.stand.aws.add_key(HUB, user.name, settled=False))
+    failures = life.failures
+    assert failures is not None
+    eventually(failures.exists, "the consumer's first failure")
+    delays.propagation = usual
     world.judge(life)
     (wrong,) = life.wrongs
     assert wrong.startswith("P1: a consumer failed")
