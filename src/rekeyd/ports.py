@@ -288,6 +288,8 @@ class Anchored:
     access_key_id: AccessKeyId | None
     version: int
     version_created_at: datetime | None
+    place: Place | None
+    """Where that version stood; None: in the journal of a rekeyd that did not write it down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -240,6 +240,37 @@ def test_the_place_is_edited_while_consumers_read_the_old_one(change: str) -> No
     world.check_promises()
 
 
+@pytest.mark.parametrize("change", ["path", "mount", "id_field", "address"])
+@pytest.mark.parametrize(
+    "wish", [None, asked(), asked(emergency=True)], ids=["due", "a rotation is asked for", "an emergency is asked for"]
+)
+def test_the_place_is_edited_before_the_first_rotation_of_a_user_that_was_seen(wish: Asked | None, change: str) -> None:
+    """Found by a SIGHUP to the real process: whoever reads a pair that rekeyd only saw must not lose it either."""
+    world = World()
+    usual = world.place_of
+    rig = Rig(policy(adopt=Adopt.AT_ONCE), world=world)
+    held = rig.world.user(ACCOUNT, USER, age=10 * DAY)
+    before = world.place(ACCOUNT, USER)
+    rig.work(USER)
+    world.place_of = lambda principal: replace(usual(principal), **{change: "elsewhere"})
+    rig.boot()
+    for _ in range(40):
+        world.clock.advance(3 * DAY)
+        if wish is None:
+            rig.work(USER)
+        else:
+            rig.serve(USER, replace(wish, at=world.clock.now()))
+        assert reason(rig) is Reason.VAULT_MOVED
+        assert world.consumer(held.account_id, USER)
+    assert world.active_keys(ACCOUNT, USER) == 1
+    world.check_promises()
+    if change != "address":
+        world.operators.delete_metadata(before)
+        rig.serve(USER, asked(at=world.clock.now()))
+        assert rig.last is not None
+        assert rig.last.published, "nobody reads there any more"
+
+
 def test_a_stranger_makes_a_key_in_the_second_of_our_lost_create() -> None:
     rig = Rig(policy())
     rig.world.user(ACCOUNT, USER, age=100 * DAY)

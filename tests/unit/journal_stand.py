@@ -54,7 +54,7 @@ CI = user()
 
 
 def anchor(key_id: AccessKeyId | None = OLD, version: int = 3) -> Anchored:
-    return Anchored(access_key_id=key_id, version=version, version_created_at=VirtualClock().now())
+    return Anchored(access_key_id=key_id, version=version, version_created_at=VirtualClock().now(), place=PLACE)
 
 
 class Stand:

@@ -9,6 +9,7 @@ from rekeyd.core.model import (
     AccessKeyId,
     KeyFacts,
     KeyStatus,
+    Place,
     Retirement,
     RetireWhy,
     VaultAbsent,
@@ -27,6 +28,14 @@ from tests.unit.test_decide import NEW, NOW, OLD, SECOND, THIRD, USER, facts, he
 from tests.world import Consumer
 
 STARTED = NOW - 3 * DAY
+PLACE = Place(
+    address="https://vault.example:8200",
+    namespace="",
+    mount="secret",
+    path="aws/111122223333/ci",
+    id_field="access_key_id",
+    secret_field="secret_access_key",
+)
 RETIRING = {
     OLD: KeyFacts(retirement=Retirement(why=RetireWhy.OVERLAP, started_at=STARTED, deactivated_at=NOW - DAY)),
     THIRD: KeyFacts(retirement=Retirement(why=RetireWhy.OVERLAP, started_at=STARTED)),
@@ -37,7 +46,7 @@ RETIRING = {
 def anchored(key_id: AccessKeyId | None, version: int, shown: VaultHistory | None = None) -> Anchored:
     """At the very version that `shown` has, so that numbers and dates agree."""
     made = None if shown is None else next((v.created_at for v in shown.versions if v.version == version), None)
-    return Anchored(access_key_id=key_id, version=version, version_created_at=made)
+    return Anchored(access_key_id=key_id, version=version, version_created_at=made, place=PLACE)
 
 
 def known(anchor: Anchored | None, keys: dict[AccessKeyId, KeyFacts] | None = None) -> Known:
@@ -74,7 +83,7 @@ class Written:
 
 def look(anchor: Anchored | None, vault: VaultSeen, shown: VaultHistory | None) -> tuple[bool, Written]:
     """Whether the clocks ran on, and what was written down."""
-    answer = trusted(USER, known(anchor), vault, shown, NOW)
+    answer = trusted(USER, known(anchor), vault, PLACE, shown, NOW)
     written = Written([], [])
     for note in answer.notes:
         note(written)  # type: ignore[arg-type]
@@ -98,13 +107,19 @@ def as_history_shows(shown: VaultHistory) -> VaultSeen:
 
 def test_the_same_version_needs_no_history_and_writes_nothing() -> None:
     vault = held(NEW, 5)
-    anchor = Anchored(access_key_id=NEW, version=5, version_created_at=vault.created_at)
-    assert not history_needed(known(anchor), vault)
+    anchor = Anchored(access_key_id=NEW, version=5, version_created_at=vault.created_at, place=PLACE)
+    assert not history_needed(known(anchor), vault, PLACE)
     assert look(anchor, vault, None) == (True, Written([], []))
 
 
 def test_an_anchor_without_a_date_is_compared_by_number_and_key() -> None:
     assert look(anchored(NEW, 5), held(NEW, 5), None) == (True, Written([], []))
+
+
+def test_an_anchor_of_an_older_journal_learns_its_place() -> None:
+    vault = held(NEW, 5)
+    before = replace(anchored(NEW, 5), place=None)
+    assert look(before, vault, None) == (True, Written([_anchor(vault)], []))
 
 
 RUNS: dict[str, tuple[VaultHistory, int]] = {
@@ -119,7 +134,7 @@ RUNS: dict[str, tuple[VaultHistory, int]] = {
 def test_the_clocks_run_on_and_the_anchor_moves_when(case: str) -> None:
     shown, version = RUNS[case]
     vault, anchor = as_history_shows(shown), anchored(NEW, version, shown)
-    assert history_needed(known(anchor), vault)
+    assert history_needed(known(anchor), vault, PLACE)
     assert look(anchor, vault, shown) == (True, Written([_anchor(vault)], []))
 
 
@@ -146,17 +161,27 @@ BREAKS: dict[str, tuple[VaultHistory | None, VaultSeen, Anchored]] = {
     "numbering restarted and caught up": (
         replace(history(NEW, NEW, NEW, NEW, NEW), created_at=LATER),
         held(NEW, 5),
-        Anchored(access_key_id=NEW, version=4, version_created_at=LATER - SECOND),
+        Anchored(access_key_id=NEW, version=4, version_created_at=LATER - SECOND, place=PLACE),
     ),
     "the anchored number names another write now": (
         history(NEW, NEW, first=4),
         held(NEW, 5),
-        Anchored(access_key_id=NEW, version=4, version_created_at=LATER),
+        Anchored(access_key_id=NEW, version=4, version_created_at=LATER, place=PLACE),
     ),
     "the same number and key, made at another time": (
         None,
         held(NEW, 5),
-        Anchored(access_key_id=NEW, version=5, version_created_at=LATER),
+        Anchored(access_key_id=NEW, version=5, version_created_at=LATER, place=PLACE),
+    ),
+    "it stood at another place": (
+        history(NEW, NEW, NEW, NEW, NEW, first=1),
+        held(NEW, 5),
+        replace(anchored(NEW, 4), place=replace(PLACE, path="elsewhere")),
+    ),
+    "the same version of another place": (
+        None,
+        held(NEW, 5),
+        replace(anchored(NEW, 5), place=replace(PLACE, mount="elsewhere")),
     ),
     "the pair is gone": (history(NEW, None, first=4), VaultAbsent(5), anchored(NEW, 4)),
     "there never was an anchor": (history(NEW, NEW, first=4), held(NEW, 5), None),  # type: ignore[dict-item]
@@ -172,14 +197,14 @@ def test_the_clocks_start_again_when(case: str) -> None:
 def test_a_secret_made_in_the_very_moment_of_the_anchored_version_is_the_same_secret() -> None:
     shown = history(NEW, NEW, first=1)
     made = shown.versions[0].created_at
-    anchor = Anchored(access_key_id=NEW, version=1, version_created_at=made)
+    anchor = Anchored(access_key_id=NEW, version=1, version_created_at=made, place=PLACE)
     assert look(anchor, held(NEW, 2), replace(shown, created_at=made))[0]
     assert not look(anchor, held(NEW, 2), replace(shown, created_at=made + SECOND))[0]
 
 
 def test_without_a_clock_there_is_nothing_to_start_again() -> None:
     plain = known(None, {NEW: KeyFacts(published=True)})
-    answer = trusted(USER, plain, held(NEW, 5), None, NOW)
+    answer = trusted(USER, plain, held(NEW, 5), PLACE, None, NOW)
     assert (answer.facts, answer.notes) == (plain.facts, ())
 
 
@@ -191,22 +216,23 @@ def test_without_a_clock_there_is_nothing_to_start_again() -> None:
 )
 def test_while_vault_shows_no_pair_clocks_are_left_alone(vault: VaultSeen) -> None:
     """The decision refuses before it would use one; a restart could be noted for a mere outage."""
-    assert anchor_of(vault) is None
-    assert not history_needed(known(anchored(NEW, 4)), vault)
+    assert anchor_of(vault, PLACE) is None
+    assert not history_needed(known(anchored(NEW, 4)), vault, PLACE)
     assert look(anchored(NEW, 4), vault, None) == (True, Written([], []))
 
 
 def test_an_empty_place_is_an_anchor_too() -> None:
-    assert anchor_of(VaultAbsent(0)) == Anchored(access_key_id=None, version=0, version_created_at=None)
+    nothing = Anchored(access_key_id=None, version=0, version_created_at=None, place=PLACE)
+    assert anchor_of(VaultAbsent(0), PLACE) == nothing
     assert look(anchored(None, 0), VaultAbsent(0), None) == (True, Written([], []))
 
 
 def test_without_an_anchor_no_history_is_asked_for() -> None:
-    assert not history_needed(known(None), held(NEW, 5))
+    assert not history_needed(known(None), held(NEW, 5), PLACE)
 
 
 def _anchor(vault: VaultSeen) -> Anchored:
-    found = anchor_of(vault)
+    found = anchor_of(vault, PLACE)
     assert found is not None
     return found
 

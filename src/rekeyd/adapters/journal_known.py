@@ -178,7 +178,10 @@ def _anchor(row: sa.Row[Any] | None) -> Anchored | None:
     if row is None or row.anchor_version is None:
         return None
     return Anchored(
-        access_key_id=row.anchor_key_id, version=row.anchor_version, version_created_at=row.anchor_created_at
+        access_key_id=row.anchor_key_id,
+        version=row.anchor_version,
+        version_created_at=row.anchor_created_at,
+        place=None if row.anchor_place is None else t.place_from(row.anchor_place),
     )
 
 

@@ -190,6 +190,7 @@ class LeasedJournal:
             "anchor_key_id": anchor.access_key_id,
             "anchor_version": anchor.version,
             "anchor_created_at": anchor.version_created_at,
+            "anchor_place": None if anchor.place is None else t.place_text(anchor.place),
         }
         old = {f"old_{name}": value for name, value in values.items()}
         conn.execute(_SET_ANCHOR, {**t.key_values(t.user_values(principal)), **old, **values})
@@ -228,7 +229,7 @@ _SET_ANCHOR = t.update_of(t.principal, "account_id", "user_id").where(
         sa.and_(
             *(
                 t.principal.c[name].is_not_distinct_from(sa.bindparam(f"old_{name}"))
-                for name in ("anchor_key_id", "anchor_version", "anchor_created_at")
+                for name in ("anchor_key_id", "anchor_version", "anchor_created_at", "anchor_place")
             )
         )
     )

@@ -54,7 +54,9 @@ class MoveSteps(LeasedJournal):
                 conn.execute(t.insert_of(t.publication), first)
             # Clocks go on: it is the same key, only under another number.
             self._set_anchor(
-                conn, principal, Anchored(access_key_id=key_id, version=version, version_created_at=version_created_at)
+                conn,
+                principal,
+                Anchored(access_key_id=key_id, version=version, version_created_at=version_created_at, place=to),
             )
             self._set_principal(conn, principal, proven_version=version)
             for left in conn.execute(sa.select(left_place).where(is_user(left_place, principal))).all():

@@ -257,7 +257,7 @@ class RotationSteps(LeasedJournal):
             self._set_anchor(
                 conn,
                 principal,
-                Anchored(access_key_id=key_id, version=version, version_created_at=version_created_at),
+                Anchored(access_key_id=key_id, version=version, version_created_at=version_created_at, place=place),
             )
             self._record(
                 conn,

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from rekeyd.adapters.vault_settings import normal_address
 from rekeyd.core.model import AccessKeyId, Place, Principal
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every schema that this program knows, oldest first; a test compares it with `rekeyd/migrations/versions`."""
 
 MAX_TEXT = 500
@@ -184,6 +184,7 @@ principal = sa.Table(
     _text("anchor_key_id", null=True),
     _int("anchor_version", null=True),
     _time("anchor_created_at"),
+    _text("anchor_place", null=True),
     sa.Index("ix_principal_name", "account_id", "name_folded"),
 )
 

@@ -155,7 +155,7 @@ class Executor:
         prover = Prover(sts=self.cloud.sts, clock=self.clock, region=self.rules.region)
         proof = prover.once(pair, seen.principal, policy, version=held.version)
         if proof.result is Proof.ACCEPTED:
-            anchor = anchor_of(held)
+            anchor = anchor_of(held, seen.place)
             assert anchor is not None  # noqa: S101 - for the type checker; held is VaultHeld
             if step.publishes is not None:
                 record_published(
@@ -196,7 +196,7 @@ class Executor:
         record_published(self.vault, self.cloud, self.clock, journal, look, rotation, on_clock_started=self.raise_mark)
 
     def _start_retirement(self, step: StartRetirement, journal: AccountJournal, look: Look) -> None:
-        anchor = anchor_of(look.seen.vault)
+        anchor = anchor_of(look.seen.vault, look.seen.place)
         if anchor is None:
             raise StateError(f"Vault shows no version of {look.seen.place.path} to start a clock at")
         journal.start_retirement(

@@ -60,8 +60,8 @@ class Mover:
         """StateError: a person must act first. Other errors: it did not come to an end and may be asked for again."""
         policy = self._policy(principal)
         known = journal.known(principal)
-        published = self._published(principal, known)
         place = self.rules.place_of(principal)
+        published = self._published(principal, known, place)
         if place == published.place:
             return Moved(
                 key_id=published.access_key_id,
@@ -105,7 +105,7 @@ class Mover:
             raise StateError(f"no policy manages {principal.label}", hint="its pair stays where it is")
         return selected.policy
 
-    def _published(self, principal: Principal, known: Known) -> Whereabouts:
+    def _published(self, principal: Principal, known: Known, place: Place) -> Whereabouts:
         rotation, facts = known.facts.rotation, known.facts
         # Versions of the old place explain an unfinished issue; it must be finished where it was begun.
         if (rotation is not None and rotation.state is not IssueState.PUBLISHED) or facts.unresolved or known.pending:
@@ -113,7 +113,7 @@ class Mover:
                 f"a rotation of {principal.label} is unfinished",
                 hint="set the place back, let the daemon finish the rotation, then move",
             )
-        before = whereabouts(principal, known, self.rules, self.vault)
+        before = whereabouts(principal, known, place, self.rules, self.vault)
         if before is None:
             raise StateError(
                 f"rekeyd has never published a pair of {principal.label}",

@@ -84,11 +84,11 @@ class Observer:
         place, problems = self._place(principal, known, around, asked, selected)
         vault = self.vault.current(place) if place.path else VaultUnreadable("there is no valid place")
         history = None
-        if _wants_history(known, vault, keys, asked):
+        if _wants_history(known, vault, place, keys, asked):
             history = self.vault.history(place)
         # An anchor speaks of the place that it was taken at: of another one it proves nothing, and it is kept.
         elsewhere = not _ELSEWHERE.isdisjoint(problems)
-        trust = Trusted(known.facts) if elsewhere else trusted(principal, known, vault, history, now)
+        trust = Trusted(known.facts) if elsewhere else trusted(principal, known, vault, place, history, now)
         if not _is_about(proof, vault):
             proof = None
         facts, notes = _follow_held(principal, trust.facts, keys, vault, proof, now)
@@ -142,14 +142,17 @@ class Observer:
             problems.append(Reason.PATH_COLLISION)
         elif unlisted:
             problems.append(Reason.PATH_UNCERTAIN)
-        # Unasked, a renamed user is refused already. Who asks knows the user's name, and not who reads at the old one.
-        stands = whereabouts(principal, known, self.rules, self.vault) if published or asked else None
-        if stands is not None and stands.place != place:
-            problems.append(Reason.VAULT_MOVED)
+        # Where no policy says where a pair belongs, none can be at a wrong place.
+        if published is not None or selected.selection is Selection.MANAGED:
+            stands = whereabouts(principal, known, place, self.rules, self.vault)
+            if stands is not None and stands.place != place:
+                problems.append(Reason.VAULT_MOVED)
         return place, tuple(problems)
 
 
-def _wants_history(known: Known, vault: VaultSeen, keys: tuple[AccessKey, ...], asked: Asked | None) -> bool:
+def _wants_history(
+    known: Known, vault: VaultSeen, place: Place, keys: tuple[AccessKey, ...], asked: Asked | None
+) -> bool:
     if not isinstance(vault, VaultHeld | VaultAbsent):
         return False
     rotation = known.facts.rotation
@@ -162,7 +165,7 @@ def _wants_history(known: Known, vault: VaultSeen, keys: tuple[AccessKey, ...], 
         facts = known.facts.key(key.id)
         if key.id != held_id and facts.retirement is None and (facts.made_by is not None or held_id is not None):
             return True
-    return history_needed(known, vault)
+    return history_needed(known, vault, place)
 
 
 def _is_about(proof: HeldProof | None, vault: VaultSeen) -> bool:

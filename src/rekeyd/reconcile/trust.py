@@ -1,6 +1,6 @@
 """Which of the journal's facts count, given what Vault shows.
 
-A clock counts while an unbroken run of Vault versions, from the one that the fact
+A clock counts while an unbroken run of Vault versions of one place, from the one that the fact
 is anchored to up to the current one, names the same access key ID. Somebody who
 edits another field of the secret breaks nothing: each look moves the anchor on.
 Versions that `max_versions` trimmed between two looks do not break the run either,
@@ -14,7 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from rekeyd.core.model import JournalFacts, KeyFacts, Principal, VaultAbsent, VaultHeld, VaultHistory, VaultSeen
+from rekeyd.core.model import (
+    JournalFacts,
+    KeyFacts,
+    Place,
+    Principal,
+    VaultAbsent,
+    VaultHeld,
+    VaultHistory,
+    VaultSeen,
+)
 from rekeyd.ports import AccountJournal, Anchored, Known
 
 Note = Callable[[AccountJournal], None]
@@ -27,32 +36,42 @@ class Trusted:
     notes: tuple[Note, ...] = ()
 
 
-def anchor_of(vault: VaultSeen) -> Anchored | None:
-    """None: Vault shows no version that a fact could be anchored to."""
+def anchor_of(vault: VaultSeen, place: Place) -> Anchored | None:
+    """What `place` shows. None: no version that a fact could be anchored to."""
     match vault:
         case VaultHeld():
             return Anchored(
-                access_key_id=vault.access_key_id, version=vault.version, version_created_at=vault.created_at
+                access_key_id=vault.access_key_id,
+                version=vault.version,
+                version_created_at=vault.created_at,
+                place=place,
             )
         case VaultAbsent():
-            return Anchored(access_key_id=None, version=vault.version, version_created_at=None)
+            return Anchored(access_key_id=None, version=vault.version, version_created_at=None, place=place)
         case _:
             return None
 
 
-def history_needed(known: Known, vault: VaultSeen) -> bool:
+def history_needed(known: Known, vault: VaultSeen, place: Place) -> bool:
     """Whether the anchor can only be checked against older versions."""
-    current = anchor_of(vault)
+    current = anchor_of(vault, place)
     return current is not None and known.anchor is not None and not _same_version(known.anchor, current)
 
 
 def trusted(
-    principal: Principal, known: Known, vault: VaultSeen, history: VaultHistory | None, now: datetime
+    principal: Principal, known: Known, vault: VaultSeen, place: Place, history: VaultHistory | None, now: datetime
 ) -> Trusted:
-    """The facts with every clock that does not count any more started anew, and what to write down about it."""
-    facts, current = known.facts, anchor_of(vault)
-    if current is None or (known.anchor is not None and _same_version(known.anchor, current)):
+    """The facts with every clock that does not count any more started anew, and what to write down about it.
+
+    `vault` and `history`: what `place` shows.
+    """
+    facts, current = known.facts, anchor_of(vault, place)
+    if current is None:
         return Trusted(facts)
+    if known.anchor is not None and _same_version(known.anchor, current):
+        if known.anchor.place is not None:
+            return Trusted(facts)
+        return Trusted(facts, (lambda journal: journal.reanchor(principal, anchor=current),))
     if known.anchor is not None and _unbroken(known.anchor, current, history):
         return Trusted(facts, (lambda journal: journal.reanchor(principal, anchor=current),))
     if known.anchor is None and not any(fact.retirement is not None for fact in facts.keys.values()):
@@ -65,16 +84,27 @@ def trusted(
 
 
 def _same_version(anchor: Anchored, current: Anchored) -> bool:
-    return (anchor.access_key_id, anchor.version) == (current.access_key_id, current.version) and (
-        anchor.version_created_at is None
-        or current.version_created_at is None
-        or anchor.version_created_at == current.version_created_at
+    same = (anchor.access_key_id, anchor.version) == (current.access_key_id, current.version)
+    return (
+        same
+        and _same_place(anchor, current)
+        and (
+            anchor.version_created_at is None
+            or current.version_created_at is None
+            or anchor.version_created_at == current.version_created_at
+        )
     )
+
+
+def _same_place(anchor: Anchored, current: Anchored) -> bool:
+    return anchor.place is None or anchor.place == current.place
 
 
 def _unbroken(anchor: Anchored, current: Anchored, history: VaultHistory | None) -> bool:
     if history is None or anchor.access_key_id != current.access_key_id or anchor.version > current.version:
         return False
+    if not _same_place(anchor, current):
+        return False  # each place counts its versions from 1
     if anchor.version_created_at is not None and history.created_at > anchor.version_created_at:
         return False  # deleted with its metadata and made anew: numbering restarted
     run = [version for version in history.versions if version.version >= anchor.version]
