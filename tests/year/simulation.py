@@ -380,18 +380,26 @@ class Year:
 
     def _pass(self, account_id: AccountId, due: list[Principal]) -> None:
         self.figures.passes += 1
-        now = self.world.clock.now()
+        now, began = self.world.clock.now(), self.world.own_clock.now()
+        waiting: dict[UserId, datetime] = {}
         try:
             worked = self.rig.work(*(principal.user_name for principal in due), account_id=account_id)
         except (Crash, StoppingError):
             self.rig.restart()
             worked = []
+            # As the daemon that starts again: the journal knows who was looked at before it died.
+            waiting = {
+                status.user_id: status.next_at - self.world.own_clock.offset
+                for status in self.rig.journal.statuses(account_id)
+                if status.looked_at >= began and status.next_at is not None
+            }
         except Error:
             worked = []
         self.figures.steps += len(worked)
         for principal in due:
             # Whom the pass did not come to, since it died or was stopped, is as due as before.
-            self.next_at[principal.user_id] = now + 2 * HOUR
+            until = waiting.get(principal.user_id, now + 2 * HOUR)
+            self.next_at[principal.user_id] = min(_in_batches(until, now), now + 10 * DAY)
         for one in worked:
             self._note(one, now)
         self.world.check_changed()
