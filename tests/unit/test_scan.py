@@ -180,3 +180,25 @@ def test_each_user_is_judged_by_its_own_row() -> None:
         now=NOW,
     )
     assert answer == ToLookAt(look=(OTHER,), managed=2, due=1)
+
+
+def test_whoever_is_due_is_looked_at_before_those_at_rest() -> None:
+    """A process that dies in every pass, or is stopped in the middle of it, comes to them all the same."""
+    everybody = (Policy(name="all"),)
+    made = due_at(everybody[0], OTHER, NOW) - NOW
+    answer = users_to_look_at(
+        Scan(
+            account_id=USER.account_id,
+            users=(USER, OTHER),
+            report=report(YOUNG, row(NOW - made - timedelta(days=2), user=OTHER)),
+            scanned_at=NOW,
+        ),
+        everybody,
+        statuses={},
+        open_users=(),
+        asked=(),
+        rows_before={},
+        drift=True,
+        now=NOW,
+    )
+    assert answer.look == (OTHER, USER)

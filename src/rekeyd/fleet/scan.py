@@ -47,7 +47,8 @@ def users_to_look_at(
     now: datetime,
 ) -> ToLookAt:
     """`asked`: casefolded user names with a pending request. `rows_before`: fingerprints of the last report by ARN."""
-    look, managed, due = [], 0, 0
+    # First those for whom there is something to do: a process that dies in every pass must come to them all the same.
+    first, rest, managed, due = [], [], 0, 0
     for user in scan.users:
         selected = select(policies, user)
         is_managed = selected.selection is not Selection.LEFT
@@ -56,18 +57,18 @@ def users_to_look_at(
         due += is_due
         if not is_managed:
             if user.user_id in open_users or user.user_id in statuses:
-                look.append(user)
+                first.append(user)
             continue
         if (
-            drift
-            or is_due
+            is_due
             or user.user_id in open_users
             or user.user_name.casefold() in asked
             or _status_wants(statuses.get(user.user_id), now)
-            or _row_changed(scan, user, rows_before)
         ):
-            look.append(user)
-    return ToLookAt(look=tuple(look), managed=managed, due=due)
+            first.append(user)
+        elif drift or _row_changed(scan, user, rows_before):
+            rest.append(user)
+    return ToLookAt(look=(*first, *rest), managed=managed, due=due)
 
 
 def _due_by_report(scan: Scan, policy: Policy, user: Principal, now: datetime) -> bool:
