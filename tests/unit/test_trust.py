@@ -9,7 +9,6 @@ from rekeyd.core.model import (
     AccessKeyId,
     KeyFacts,
     KeyStatus,
-    Place,
     Retirement,
     RetireWhy,
     VaultAbsent,
@@ -24,18 +23,11 @@ from rekeyd.core.state import State
 from rekeyd.ports import Anchored, Known
 from rekeyd.reconcile.trust import anchor_of, history_needed, trusted
 from tests.rig import ACCOUNT, DAY, Rig, policy
+from tests.unit.journal_stand import PLACE
 from tests.unit.test_decide import NEW, NOW, OLD, SECOND, THIRD, USER, facts, held, history
 from tests.world import Consumer
 
 STARTED = NOW - 3 * DAY
-PLACE = Place(
-    address="https://vault.example:8200",
-    namespace="",
-    mount="secret",
-    path="aws/111122223333/ci",
-    id_field="access_key_id",
-    secret_field="secret_access_key",
-)
 RETIRING = {
     OLD: KeyFacts(retirement=Retirement(why=RetireWhy.OVERLAP, started_at=STARTED, deactivated_at=NOW - DAY)),
     THIRD: KeyFacts(retirement=Retirement(why=RetireWhy.OVERLAP, started_at=STARTED)),

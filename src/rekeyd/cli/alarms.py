@@ -18,7 +18,7 @@ from rekeyd.cli.options import (
 )
 from rekeyd.cli.program import app
 from rekeyd.cli.rotate import AccountOption, duration
-from rekeyd.cli.status import exit_code, reading, show_findings, worst_first
+from rekeyd.cli.status import exit_code, reading, show_findings
 from rekeyd.errors import AccessDeniedError, ConfigError, StateError, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _alone(
 def show(session: Session) -> ExitCode:
     """List the open alarms, the worst first. Exit code 3 if one is critical, acknowledged or not."""
     from rekeyd.adapters.clock import SystemClock
-    from rekeyd.fleet.documents import time_text
+    from rekeyd.fleet.documents import time_text, worst_first
 
     config = session.load()
     clock = SystemClock()

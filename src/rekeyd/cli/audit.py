@@ -9,7 +9,7 @@ from rekeyd.cli.options import Session, command
 from rekeyd.cli.plan import look_at_all
 from rekeyd.cli.program import app
 from rekeyd.cli.rotate import AccountOption
-from rekeyd.cli.status import exit_code, show_findings, worst_first
+from rekeyd.cli.status import exit_code, show_findings
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -34,6 +34,7 @@ def audit(session: Session, *, account: AccountOption = None) -> ExitCode:
     config = session.load()
     from rekeyd.app import observing
     from rekeyd.cli.person import actor
+    from rekeyd.fleet.documents import worst_first
 
     with observing(config, actor=actor()) as seen:
         findings, looked = _findings(seen, account)

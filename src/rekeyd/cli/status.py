@@ -52,12 +52,6 @@ def exit_code(findings: "list[dict[str, Any]]") -> ExitCode:
     return ExitCode.CRITICAL if any(f["severity"] == "critical" for f in findings) else ExitCode.DONE
 
 
-def worst_first(finding: dict[str, Any]) -> tuple[int, str, str]:
-    """Sort key."""
-    order = ("critical", "high", "medium", "low")
-    return order.index(finding["severity"]), finding["account_id"] or "", finding["principal"] or ""
-
-
 def show_findings(findings: "list[dict[str, Any]]", now: "datetime", *, none: str) -> None:
     if not findings:
         output.line(none)
@@ -82,6 +76,8 @@ def _acknowledgement(finding: dict[str, Any], now: "datetime") -> str | None:
 
 
 def _show(content: dict[str, Any], now: "datetime") -> None:
+    from rekeyd.fleet.documents import worst_first
+
     output.line(f"as of {content['as_of']}, from the journal")
     output.line()
     if content["accounts"]:

@@ -4,12 +4,16 @@ Plain values only (text, numbers, lists, tables), ready for `json.dumps`; times 
 seconds. `schema_version` rises only when a field changes its meaning or goes.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from rekeyd.core.reasons import Severity
 from rekeyd.ports import AccountStatus, Alarm, Clock, Journal, PrincipalStatus
 
 SCHEMA_VERSION = 1
+
+_WORST_FIRST = tuple(Severity)
 
 
 def status_document(journal: Journal, clock: Clock) -> dict[str, Any]:
@@ -55,6 +59,11 @@ def finding_entry(alarm: Alarm) -> dict[str, Any]:
         "last_seen_at": time_text(alarm.last_seen_at),
     }
     return entry if alarm.acknowledged_until is None else entry | acknowledgement_entry(alarm)
+
+
+def worst_first(finding: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Sort key of finding entries."""
+    return _WORST_FIRST.index(finding["severity"]), finding["account_id"] or "", finding["principal"] or ""
 
 
 def acknowledgement_entry(alarm: Alarm) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rekeyd.core.events import Event
 from rekeyd.core.model import AccountId, Asked, Gate, RotationKind, UserId
 from rekeyd.core.reasons import Reason
 from rekeyd.errors import PostponedError
-from rekeyd.fleet.settings import FleetSettings, Mode
+from rekeyd.fleet.settings import FleetSettings
 from rekeyd.logs import get_logger
 from rekeyd.ports import Brake, Clock, Journal
 
@@ -39,7 +39,7 @@ class Gates:
     def gate(self, account_id: AccountId) -> Gate | None:
         """Why no rotation may be opened in this account now; None: nothing stands in the way."""
         now = self.clock.now()
-        if self.settings.mode is Mode.OBSERVE:
+        if self.settings.observing:
             return Gate(reason=Reason.OBSERVE_MODE, until=None)
         for brake in self._binding(account_id):
             if now < brake.retry_at:

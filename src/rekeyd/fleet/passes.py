@@ -22,7 +22,7 @@ from rekeyd.fleet.mark import MarkKeeper
 from rekeyd.fleet.owners import OwnerDesk
 from rekeyd.fleet.places import Places
 from rekeyd.fleet.scan import Scan, ToLookAt, fingerprint, users_to_look_at
-from rekeyd.fleet.settings import FleetSettings, Mode
+from rekeyd.fleet.settings import FleetSettings
 from rekeyd.fleet.tenure import Tenures
 from rekeyd.fleet.watch import Watch
 from rekeyd.logs import bound, get_logger
@@ -268,7 +268,7 @@ class Fleet:
                 collides=self.places.collides,
                 unlisted=self.places.unlisted,
                 mark_problem=self.mark.problem(),
-                observing=self.observing,
+                observing=self.settings.observing,
                 holder=lease.lease.holder,
                 lease_since=self._tenures.since(lease.lease, self.clock.now()),
             ),
@@ -371,10 +371,6 @@ class Fleet:
 
     def _next_at(self, account_id: AccountId) -> datetime | None:
         return min((s.next_at for s in self.journal.statuses(account_id) if s.next_at is not None), default=None)
-
-    @property
-    def observing(self) -> bool:
-        return self.settings.mode is Mode.OBSERVE
 
 
 def _principal_of(status: PrincipalStatus, iam: Iam) -> Principal:

@@ -32,6 +32,10 @@ class FleetSettings:
     root_used_within: timedelta = timedelta(days=7)
 
     @property
+    def observing(self) -> bool:
+        return self.mode is Mode.OBSERVE
+
+    @property
     def limits(self) -> Limits:
         """For findings that no policy speaks about."""
         return Limits(unused_after=self.unused_after, root_used_within=self.root_used_within)

@@ -42,7 +42,7 @@ from rekeyd.fleet.posture import (
     principal_findings,
     unwatched,
 )
-from rekeyd.fleet.settings import FleetSettings, Mode
+from rekeyd.fleet.settings import FleetSettings
 from rekeyd.fleet.vault import look_of
 from rekeyd.logs import bound
 from rekeyd.ports import Clock, Cloud, ExposedKey, Iam, Journal
@@ -79,7 +79,7 @@ class Watch:
         with bound(account_id=account_id):
             iam = self.cloud.iam(account_id)
             seen = self.look(iam, anew)
-            self._exposures.answer(iam, seen)
+            self.answer_exposures(iam, seen)
             return root_state(seen)
 
     def root_states(self) -> Mapping[AccountId, float]:
@@ -196,7 +196,7 @@ class Watch:
         if self.owners is not None and users is not None:
             policies = {policy.name: policy for policy in self.policies}
             statuses = self.journal.statuses(account_id)
-            self.owners.look(account_id, users, statuses, policies, observing=self._observing)
+            self.owners.look(account_id, users, statuses, policies, observing=self.settings.observing)
 
     # --- exposed keys ------------------------------------------------------------------------------------------------
 
@@ -231,7 +231,9 @@ class Watch:
 
     @property
     def _exposures(self) -> Exposures:
-        return Exposures(journal=self.journal, clock=self.clock, policies=self.policies, observing=self._observing)
+        return Exposures(
+            journal=self.journal, clock=self.clock, policies=self.policies, observing=self.settings.observing
+        )
 
     # --- Vault, channels and the queue: no account's -----------------------------------------------------------------
 
@@ -257,7 +259,3 @@ class Watch:
             if account_id is not None:
                 self.alarms.hold(Scope.posture(account_id))
                 self.alarms.hold(Scope.account_pass(account_id))
-
-    @property
-    def _observing(self) -> bool:
-        return self.settings.mode is Mode.OBSERVE

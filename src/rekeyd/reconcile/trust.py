@@ -84,15 +84,14 @@ def trusted(
 
 
 def _same_version(anchor: Anchored, current: Anchored) -> bool:
-    same = (anchor.access_key_id, anchor.version) == (current.access_key_id, current.version)
+    if (anchor.access_key_id, anchor.version) != (current.access_key_id, current.version):
+        return False
+    if not _same_place(anchor, current):
+        return False
     return (
-        same
-        and _same_place(anchor, current)
-        and (
-            anchor.version_created_at is None
-            or current.version_created_at is None
-            or anchor.version_created_at == current.version_created_at
-        )
+        anchor.version_created_at is None
+        or current.version_created_at is None
+        or anchor.version_created_at == current.version_created_at
     )
 
 

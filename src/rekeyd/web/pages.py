@@ -3,8 +3,8 @@
     /healthz          200 while the scheduler's heart beats, else 503: then a restart helps
     /readyz           200 while everything works, else 503 and what does not: then a restart seldom helps
     /metrics          Prometheus
-    /                 the same for people
     /api/v1/status    the document of `rekeyd status --json`
+    /                 the same for people
 
 The first three name accounts, never keys, and ask for no token: probes and scrapers have none. Page and API ask for the
 token in `http.token_file`, as `Authorization: Bearer …`, the page also as the password of any user name, since browsers
@@ -106,21 +106,7 @@ def _verdict(problems: Sequence[str]) -> Response:
 def _refusal(request: Request, token_file: Path | None, *, on_loopback: bool, basic: bool = False) -> Response | None:
     """None: the request may be answered. `basic`: the token may also come as a password."""
     if token_file is None:
-        if on_loopback and _is_own_name(request.url.hostname):
-            return None
-        if on_loopback:
-            return _problem(
-                403,
-                "refused",
-                f"without http.token_file this is shown to whoever asks for localhost, not for {request.url.hostname}",
-                "set http.token_file, or ask for http://localhost",
-            )
-        return _problem(
-            403,
-            "refused",
-            "without http.token_file this is shown on loopback only",
-            "set http.token_file, or listen on 127.0.0.1",
-        )
+        return _refusal_without_token(request.url.hostname, on_loopback=on_loopback)
     try:
         # Read each time: it is replaced while we run.
         expected = token_file.read_bytes().strip()
@@ -134,6 +120,24 @@ def _refusal(request: Request, token_file: Path | None, *, on_loopback: bool, ba
     answer = _problem(401, "refused", "a token is needed", "Authorization: Bearer <content of http.token_file>")
     answer.headers["WWW-Authenticate"] = 'Basic realm="rekeyd", charset="UTF-8"' if basic else "Bearer"
     return answer
+
+
+def _refusal_without_token(asked_for: str | None, *, on_loopback: bool) -> Response | None:
+    if not on_loopback:
+        return _problem(
+            403,
+            "refused",
+            "without http.token_file this is shown on loopback only",
+            "set http.token_file, or listen on 127.0.0.1",
+        )
+    if not _is_own_name(asked_for):
+        return _problem(
+            403,
+            "refused",
+            f"without http.token_file this is shown to whoever asks for localhost, not for {asked_for}",
+            "set http.token_file, or ask for http://localhost",
+        )
+    return None
 
 
 def _given_token(authorization: str, *, basic: bool) -> bytes | None:

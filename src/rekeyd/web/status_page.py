@@ -9,10 +9,11 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from rekeyd.fleet.documents import worst_first
+
 SHOWN_USERS = 500
 """A fleet of thousands would make a page that no browser likes; those that need somebody come first."""
 
-_SEVERITIES = ("critical", "high", "medium", "low")
 # Whoever waits for a person first, then what is on its way; who is at rest is last.
 _CALM = ("fresh", "unmanaged")
 
@@ -22,7 +23,7 @@ def render(document: Mapping[str, Any], problems: Sequence[str]) -> str:
 
     Everything in it is escaped: names and tags are other people's words.
     """
-    findings = sorted(document["findings"], key=_worst_first)
+    findings = sorted(document["findings"], key=worst_first)
     principals = sorted(document["principals"], key=_needs_somebody_first)
     return _template().render(
         document=document,
@@ -43,10 +44,6 @@ def policy() -> str:
     return (
         f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-
-
-def _worst_first(finding: Mapping[str, Any]) -> tuple[int, str, str]:
-    return _SEVERITIES.index(finding["severity"]), finding["account_id"] or "", finding["principal"] or ""
 
 
 def _needs_somebody_first(principal: Mapping[str, Any]) -> tuple[bool, bool, str, str]:
