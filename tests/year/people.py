@@ -159,7 +159,11 @@ class People:
                 case Reason.UNMANAGED | Reason.TWO_KEYS_UNMANAGED | Reason.USER_RECREATED | Reason.RESTORED_BY_ROLLBACK:
                     self._ask(user)
                 case Reason.MARK_OF_ANOTHER_INSTANCE:
-                    # A journal of before the last loss was restored.
+                    # A journal of before the last loss was restored. Once is enough, however many users it refused: a
+                    # mark that is deleted again restarts everybody's clocks again.
+                    mark = self.world.vault.mark
+                    if mark is None or mark.incarnation == self.rig.journal.head().incarnation:
+                        return
                     self.world.vault.mark = None
                 case Reason.REACTIVATED | Reason.USED_IN_QUARANTINE:
                     self._deactivate_others(user)

@@ -98,11 +98,12 @@ def policies() -> list[Policy]:
     return [quick, strict, policy(name="default", max_age=90 * DAY, lead=_LEAD)]
 
 
-def _in_batches(again: datetime, now: datetime) -> datetime:
+def _next_look(again: datetime, now: datetime) -> datetime:
+    """Together with others, and after ten days at the latest."""
     if again - now < HOUR:
         return again
     later = again + BATCH * HOUR
-    return later.replace(hour=later.hour - later.hour % BATCH, minute=0, second=0, microsecond=0)
+    return min(later.replace(hour=later.hour - later.hour % BATCH, minute=0, second=0, microsecond=0), now + 10 * DAY)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -398,8 +399,8 @@ class Year:
         self.figures.steps += len(worked)
         for principal in due:
             # Whom the pass did not come to, since it died or was stopped, is as due as before.
-            until = waiting.get(principal.user_id, now + 2 * HOUR)
-            self.next_at[principal.user_id] = min(_in_batches(until, now), now + 10 * DAY)
+            until = waiting.get(principal.user_id)
+            self.next_at[principal.user_id] = now + 2 * HOUR if until is None else _next_look(until, now)
         for one in worked:
             self._note(one, now)
         self.world.check_changed()
@@ -415,7 +416,7 @@ class Year:
             if not passing:
                 self._waiting.add(user_id)
         else:
-            self.next_at[user_id] = min(_in_batches(again, now), now + 10 * DAY)
+            self.next_at[user_id] = _next_look(again, now)
         self.figures.counts["rotations"] += one.published
         self.figures.counts["failed looks"] += one.error is not None
         self._note_delay(one, now)
